@@ -1,0 +1,1 @@
+"""INT8 range estimators: one file an estimator."""

@@ -1,0 +1,71 @@
+"""Files that are written whole or not at all, and read with one clear error.
+
+A file is written under a temporary name beside its own, flushed to the disk and renamed, so a
+reader sees the old content or the new one, also after a crash or on a full disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fbn_deploy.errors import FBNError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path`` when the block ends without an error.
+
+    Raises ``FBNError`` when the directory cannot be written or the disk is full; then ``path``
+    is what it was before.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    except OSError as error:
+        raise FBNError(
+            f"Cannot write {path}: {error.strerror or error}. Nothing was changed there; "
+            "free some space or choose another directory with --run."
+        ) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes ``content`` whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes ``value`` as JSON, whole or not at all. NaN and infinities are our bug: refused."""
+    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    write_bytes(path, text.encode())
+
+
+def read_json(path: Path) -> Any:
+    """The JSON value in ``path``; ``FBNError`` when it is missing, unreadable or damaged."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise FBNError(f"There is no file {path}.") from None
+    except (OSError, ValueError) as error:
+        raise FBNError(f"Cannot read {path}: {error}. It is damaged or not JSON.") from error
