@@ -1,0 +1,46 @@
+"""Targets: one file each, found by its name. Importing this package imports no runtime."""
+
+from __future__ import annotations
+
+from fbn_deploy import plugins
+from fbn_deploy.errors import FBNError
+from fbn_deploy.targets._protocol import LayerTime, Session, Target
+
+__all__ = ["LayerTime", "Session", "Target", "default_target", "ready_target", "targets"]
+
+
+def targets() -> list[Target]:
+    """Every target, ready or not, the most wanted first."""
+    found = [_target(name) for name in plugins.names(__name__)]
+    return sorted(found, key=lambda target: (target.preference, target.name))
+
+
+def ready_target(name: str) -> Target:
+    """The target ``name``. Raises ``FBNError`` when it does not exist, or is not ready: then
+    with the reason, the command that mends it, and a target that is ready."""
+    target = _target(name)
+    reason = target.missing()
+    if reason is None:
+        return target
+    others = [other.name for other in targets() if other.name != name and not other.missing()]
+    instead = f", or pass --target {others[0]}." if others else "."
+    raise FBNError(f"Target {name!r} is not ready: {reason.rstrip('.')}{instead}")
+
+
+def default_target() -> Target:
+    """The best target that is ready: a GPU that can run before the CPU.
+
+    Raises ``FBNError`` that lists what each target lacks when none is ready.
+    """
+    reasons: list[str] = []
+    for target in targets():
+        reason = target.missing()
+        if reason is None:
+            return target
+        reasons.append(f"{target.name}: {reason}")
+    raise FBNError("No target is ready here.\n" + "\n".join(reasons))
+
+
+def _target(name: str) -> Target:
+    target: Target = plugins.load(__name__, name, "target").TARGET
+    return target

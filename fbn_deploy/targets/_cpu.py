@@ -1,0 +1,57 @@
+"""What the CPU targets share: the processor's name, clock and power state."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+_CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
+_NO_TURBO = Path("/sys/devices/system/cpu/intel_pstate/no_turbo")
+_BOOST = Path("/sys/devices/system/cpu/cpufreq/boost")
+
+
+def device_name() -> str:
+    """Model name, family/model/stepping (many virtual machines share one name) and core count."""
+    facts = _cpuinfo()
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    numbers = "/".join(facts[key] for key in ("cpu family", "model", "stepping") if key in facts)
+    detail = f"{numbers}, " if numbers else ""
+    return f"{name} ({detail}{os.cpu_count()} cores)"
+
+
+def power_state() -> str:
+    """``governor=…`` and turbo, where the kernel says; empty in most virtual machines."""
+    parts = []
+    if governor := _text(_CPUFREQ / "scaling_governor"):
+        parts.append(f"governor={governor}")
+    if no_turbo := _text(_NO_TURBO):
+        parts.append(f"turbo={'off' if no_turbo == '1' else 'on'}")
+    elif boost := _text(_BOOST):
+        parts.append(f"turbo={'on' if boost == '1' else 'off'}")
+    return " ".join(parts)
+
+
+def clock_mhz() -> float | None:
+    """The first core's clock now. A virtual machine often states its nominal clock here."""
+    if khz := _text(_CPUFREQ / "scaling_cur_freq"):
+        return float(khz) / 1000
+    mhz = _cpuinfo().get("cpu MHz")
+    return float(mhz) if mhz else None
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo; empty where there is none."""
+    facts: dict[str, str] = {}
+    for line in (_text(_CPUINFO) or "").splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    return facts
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

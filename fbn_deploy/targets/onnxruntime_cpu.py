@@ -1,0 +1,56 @@
+"""ONNX Runtime's own CPU kernels: the target that every machine has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fbn_deploy.targets import _cpu, _onnxruntime, _opening
+
+
+class OnnxRuntimeCpu:
+    """ONNX Runtime's CPU provider; see ``_onnxruntime.py`` for its settings."""
+
+    name = "onnxruntime-cpu"
+    description = "ONNX Runtime on this machine's CPU"
+    preference = 50
+    precisions = ("fp32", "int8")
+    settings = _onnxruntime.SETTINGS
+
+    def missing(self) -> str | None:
+        return _onnxruntime.import_problem()
+
+    def versions(self) -> dict[str, str]:
+        import onnxruntime
+
+        return {"onnxruntime": onnxruntime.__version__}
+
+    def device(self) -> str:
+        return _cpu.device_name()
+
+    def power_state(self) -> str:
+        return _cpu.power_state()
+
+    def clock_mhz(self) -> float | None:
+        return _cpu.clock_mhz()
+
+    def open(
+        self,
+        model: bytes | Path,
+        *,
+        batch: int,
+        threads: int,
+        precision: str = "fp32",
+        profile: bool = False,
+    ) -> _onnxruntime.OrtSession:
+        _opening.check_request(self, model, batch=batch, threads=threads, precision=precision)
+        return _onnxruntime.OrtSession(
+            self,
+            model,
+            batch=batch,
+            threads=threads,
+            provider="CPUExecutionProvider",
+            profile=profile,
+        )
+
+
+TARGET = OnnxRuntimeCpu()

@@ -1,0 +1,186 @@
+"""OpenVINO on the CPU, with the precision said aloud: left alone it runs fp32 models in bf16 on
+processors that have bf16 units."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from fbn_deploy.targets import _cpu, _opening
+from fbn_deploy.targets._protocol import LayerTime
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_SUFFIX = "/WithoutBiases"  # OpenVINO splits a convolution's bias off and renames the rest
+_PROFILE_WARMUP = 5
+
+
+class OpenVinoSession:
+    """A compiled OpenVINO model with one synchronous request."""
+
+    def __init__(
+        self,
+        target: OpenVinoCpu,
+        model: bytes | Path,
+        *,
+        batch: int,
+        threads: int,
+        precision: str,
+        profile: bool,
+    ) -> None:
+        import openvino
+
+        self._profiled = profile
+        core = openvino.Core()
+        try:
+            network = core.read_model(str(model) if isinstance(model, Path) else model)
+        except RuntimeError as error:
+            raise _opening.cannot_open(target, model, error) from error
+        self._shapes = {
+            port.any_name: _opening.filled_shape(
+                model,
+                port.any_name,
+                [
+                    str(size) if size.is_dynamic else size.get_length()
+                    for size in port.partial_shape
+                ],
+                batch,
+            )
+            for port in network.inputs
+        }
+        self._dtypes = {port.any_name: port.element_type.to_dtype() for port in network.inputs}
+        config = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "ENABLE_CPU_PINNING": False,
+            "PERF_COUNT": profile,
+        }
+        try:
+            network.reshape(dict(self._shapes))
+            compiled = core.compile_model(network, "CPU", config)
+        except RuntimeError as error:
+            raise _opening.cannot_open(target, model, error) from error
+        self._outputs = [(port.any_name, index) for index, port in enumerate(compiled.outputs)]
+        self._request = compiled.create_infer_request()
+        self._bound = {
+            name: openvino.Tensor(array)
+            for name, array in _opening.sample_inputs(self._shapes, self._dtypes).items()
+        }
+        self._bind_samples()
+
+    def _bind_samples(self) -> None:
+        for name, tensor in self._bound.items():
+            self._request.set_tensor(name, tensor)
+
+    @property
+    def input_shapes(self) -> dict[str, tuple[int, ...]]:
+        return dict(self._shapes)
+
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        import openvino
+
+        feeds = _opening.checked_inputs(inputs, self._shapes, self._dtypes)
+        try:
+            for name, array in feeds.items():
+                self._request.set_tensor(name, openvino.Tensor(array))
+            self.enqueue()
+            return {
+                name: self._request.get_output_tensor(index).data.copy()
+                for name, index in self._outputs
+            }
+        finally:
+            self._bind_samples()
+
+    def enqueue(self) -> None:
+        self._request.infer(share_inputs=True, share_outputs=True)
+
+    def layers(self, runs: int) -> list[LayerTime]:
+        assert self._profiled, "layers are profiled in a session opened for profiling"
+        times_us: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for run in range(_PROFILE_WARMUP + runs):
+            self.enqueue()
+            for info in self._request.get_profiling_info():
+                if run >= _PROFILE_WARMUP and info.status == info.Status.EXECUTED:
+                    key = (info.node_name.removesuffix(_SUFFIX), info.node_type)
+                    times_us[key].append(info.real_time.total_seconds() * 1e6)
+        return [
+            LayerTime(name, op, _opening.interquartile_mean(times) / 1e3)
+            for (name, op), times in times_us.items()
+        ]
+
+    def close(self) -> None:
+        self._request = None
+        self._bound = {}
+
+    def __enter__(self) -> OpenVinoSession:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class OpenVinoCpu:
+    """OpenVINO's CPU plugin: latency hint, one stream, explicit threads and precision."""
+
+    name = "openvino-cpu"
+    description = "OpenVINO on this machine's CPU"
+    preference = 60
+    precisions = ("fp32", "bf16", "int8")
+    settings: dict[str, str] = {  # noqa: RUF012
+        "performance_hint": "latency",
+        "streams": "1",
+        "pinning": "off",
+    }
+
+    def missing(self) -> str | None:
+        mend = 'Install it with pip install "fbn-deploy[openvino]"'
+        try:
+            import openvino  # noqa: F401
+        except ImportError as error:
+            if isinstance(error, ModuleNotFoundError) and error.name == "openvino":
+                return f"the openvino package is not installed. {mend}"
+            return f"openvino does not load ({error}). {mend}"
+        return None
+
+    def versions(self) -> dict[str, str]:
+        import openvino
+
+        return {"openvino": openvino.__version__}
+
+    def device(self) -> str:
+        return _cpu.device_name()
+
+    def power_state(self) -> str:
+        return _cpu.power_state()
+
+    def clock_mhz(self) -> float | None:
+        return _cpu.clock_mhz()
+
+    def open(
+        self,
+        model: bytes | Path,
+        *,
+        batch: int,
+        threads: int,
+        precision: str = "fp32",
+        profile: bool = False,
+    ) -> OpenVinoSession:
+        _opening.check_request(self, model, batch=batch, threads=threads, precision=precision)
+        return OpenVinoSession(
+            self, model, batch=batch, threads=threads, precision=precision, profile=profile
+        )
+
+
+TARGET = OpenVinoCpu()
