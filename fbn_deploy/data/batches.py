@@ -1,0 +1,117 @@
+"""Batches for training and evaluation, made in the background while the consumer computes.
+
+Training batch number k depends on the seed and on k alone: the order of its epoch comes from
+``(seed, epoch)``, its augmentation from ``(seed, k)``. A run that was killed after k batches goes
+on with batch k and sees, byte for byte, what it would have seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fbn_deploy.data.augment import Augmentation
+from fbn_deploy.data.dataset import ImageData
+from fbn_deploy.data.splits import Split
+
+Batch = tuple[Tensor, Tensor]  # float32 (B, 3, R, R) channels-last and normalised; int64 (B,)
+T = TypeVar("T")
+
+_AHEAD = 4  # batches that wait for the consumer
+_ORDER, _AUGMENT = 0, 1  # streams of random numbers under one seed
+
+
+@dataclass(frozen=True, eq=False)
+class TrainBatches:
+    """Shuffled, augmented batches of ``split``, all full: what is left of an epoch waits for
+    another one. A split smaller than ``batch_size`` is one batch. ``augment=None``: unchanged."""
+
+    data: ImageData
+    split: Split
+    batch_size: int
+    seed: int
+    augment: Augmentation | None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return max(1, len(self.split) // self.batch_size)
+
+    def at(self, step: int) -> Batch:
+        """Batch number ``step`` of the run, counted from 0 over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = _order(self.seed, epoch, len(self.split))
+        indices = order[position * self.batch_size : (position + 1) * self.batch_size]
+        images = self.split.batch(indices)
+        if self.augment:
+            images = self.augment(images, np.random.default_rng((self.seed, _AUGMENT, step)))
+        return self.data.normalize(images), self.split.labels[indices]
+
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+        """Batches ``start`` to ``stop - 1``, prefetched. Close it, or drop it, to end early."""
+        return prefetched(self.at, range(start, stop))
+
+
+@functools.lru_cache(maxsize=4)  # an epoch's order serves all its batches
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    return torch.from_numpy(np.random.default_rng((seed, _ORDER, epoch)).permutation(count))
+
+
+def train_batches(
+    data: ImageData, split: Split, *, batch_size: int, seed: int, augment: bool = True
+) -> TrainBatches:
+    """Training batches of ``split`` with the augmentation that suits ``data``."""
+    return TrainBatches(data, split, batch_size, seed, data.augment if augment else None)
+
+
+def eval_batches(data: ImageData, split: Split, batch_size: int) -> Iterator[Batch]:
+    """All of ``split`` in its order, unchanged, prefetched; the last batch may be smaller."""
+
+    def at(indices: Tensor) -> Batch:
+        return data.normalize(split.batch(indices)), split.labels[indices]
+
+    return prefetched(at, torch.split(torch.arange(len(split)), batch_size))
+
+
+def prefetched(make: Callable[[T], Batch], items: Iterable[T]) -> Generator[Batch, None, None]:
+    """``make(item)`` for every item, in order, made ahead by one background thread.
+
+    An exception in the thread is raised here, in its turn. The thread ends with the generator,
+    also when that is closed or dropped before its end.
+    """
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=_AHEAD)
+    stopped = threading.Event()
+
+    def put(value: Batch | BaseException | None) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return ready.put(value, timeout=0.1)
+
+    def work() -> None:
+        try:
+            for item in items:
+                if stopped.is_set():
+                    return
+                put(make(item))
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while (value := ready.get()) is not None:
+            if isinstance(value, BaseException):
+                raise value
+            yield value
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,157 @@
+"""``--data SPEC`` to images that are ready to train on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fbn_deploy.data.augment import Augmentation, default_augmentation
+from fbn_deploy.data.cifar import LAYOUTS, read_cifar
+from fbn_deploy.data.digits import read_digits
+from fbn_deploy.data.folder import read_folder
+from fbn_deploy.data.images import Progress, images_from
+from fbn_deploy.data.source import Source
+from fbn_deploy.data.splits import Split, sample_indices, split_rows
+from fbn_deploy.errors import FBNError
+
+_MEMORY_LIMIT_BYTES = 2 * 1024**3
+_STATISTICS_IMAGES = 2_000  # per-channel mean to about 0.1 % of the range
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images of one resolution in three splits.
+
+    ``train`` teaches the supernet, ``validation`` is what indicators and the search see, ``test``
+    is for the final accuracy only. ``mean`` and ``std`` are per channel, pixels in [0, 1].
+    ``flip`` says whether a mirror image keeps its label. ``fingerprint`` is the SHA-256 of the
+    content (file names and sizes, or pixels), the same on every machine and at any resolution.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    resolution: int
+    train: Split
+    validation: Split
+    test: Split
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    flip: bool
+    augment: Augmentation
+    fingerprint: str
+
+    @property
+    def full_train(self) -> Split:
+        """``train`` and ``validation`` together, for training the chosen network."""
+        return Split(
+            self.train.images,
+            torch.cat([self.train.rows, self.validation.rows]),
+            torch.cat([self.train.labels, self.validation.labels]),
+        )
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 ``(B, 3, R, R)`` to float32, ``(pixel/255 - mean) / std``, channels-last."""
+        mean = torch.tensor(self.mean).view(1, 3, 1, 1) * 255
+        scale = 1 / (torch.tensor(self.std).view(1, 3, 1, 1) * 255)
+        floats = images.to(torch.float32, memory_format=torch.channels_last)
+        return floats.sub_(mean.to(images.device)).mul_(scale.to(images.device))
+
+    def describe(self) -> str:
+        """One line: ``digits: 10 classes at 32×32, 1150 train + 287 validation + 360 test``."""
+        return (
+            f"{self.name}: {len(self.classes)} classes at {self.resolution}×{self.resolution}, "
+            f"{len(self.train):,} train + {len(self.validation):,} validation + "
+            f"{len(self.test):,} test images"
+        )
+
+
+def load_data(
+    spec: str | None = None,
+    *,
+    resolution: int,
+    seed: int,
+    download: bool = False,
+    validation_fraction: float = 0.2,
+    memory_limit_bytes: int = _MEMORY_LIMIT_BYTES,
+    progress: Progress | None = None,
+) -> ImageData:
+    """The images that ``spec`` names: ``digits`` (the default), ``cifar10:DIR``, ``cifar100:DIR``
+    or a folder with class folders, or train/ and val/ or test/ with class folders, in it.
+
+    ``seed`` (at least 0) chooses the validation images. Sets of at most ``memory_limit_bytes``
+    decoded are decoded once, here, with ``progress(done, total)``. Raises ``FBNError`` for what
+    is wrong with the data.
+    """
+    if resolution < 1:
+        raise FBNError(f"Resolution {resolution} is no image size; give at least 1 pixel.")
+    if not 0 < validation_fraction < 1:
+        raise FBNError(
+            f"A validation fraction of {validation_fraction} leaves nothing to train or to "
+            "validate on; give a number between 0 and 1."
+        )
+    source = _read(spec or "digits", download=download)
+    rows = split_rows(source, validation_fraction, seed)
+    images = images_from(
+        source.reader, resolution, memory_limit_bytes=memory_limit_bytes, progress=progress
+    )
+    splits = {
+        name: Split(images, torch.from_numpy(part), torch.from_numpy(source.labels[part]))
+        for name, part in rows.items()
+    }
+    mean, std = _channel_statistics(splits["train"])
+    return ImageData(
+        name=source.name,
+        classes=source.classes,
+        resolution=resolution,
+        **splits,
+        mean=mean,
+        std=std,
+        flip=source.mirrored,
+        augment=default_augmentation(resolution, mirrored=source.mirrored),
+        fingerprint=source.fingerprint,
+    )
+
+
+def _read(spec: str, *, download: bool) -> Source:
+    if spec == "digits":
+        return read_digits()
+    scheme, colon, directory = spec.partition(":")
+    if scheme in LAYOUTS and directory:
+        return read_cifar(scheme, Path(directory).expanduser(), download=download)
+    path = Path(spec).expanduser()
+    if path.exists():
+        return read_folder(path)
+    if scheme in LAYOUTS:
+        raise FBNError(f"--data {spec} names no folder: write {scheme}:DIR.")
+    if colon and re.fullmatch(r"\w{2,}", scheme):  # one letter is a drive of Windows
+        known = ", ".join(f"{name}:DIR" for name in LAYOUTS)
+        raise FBNError(f"--data {spec}: there is no {scheme!r}; there are digits, {known} and DIR.")
+    return read_folder(path)
+
+
+def _channel_statistics(
+    train: Split,
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel over the training images, or over a balanced
+    sample of them. Summed as integers: exact, so the same whatever the order or the machine."""
+    counts = np.zeros((3, 256), dtype=np.int64)
+    chosen = sample_indices(train.labels, _STATISTICS_IMAGES, seed=0)
+    for indices in torch.split(chosen, 64):
+        pixels = train.batch(indices).permute(1, 0, 2, 3).reshape(3, -1)
+        for channel in range(3):
+            counts[channel] += torch.bincount(pixels[channel], minlength=256).numpy()
+    values = np.arange(256) / 255
+    total = counts.sum(axis=1)
+    mean = counts @ values / total
+    std = np.sqrt(np.maximum(counts @ values**2 / total - mean**2, 0)).clip(1 / 255)
+    return _triple(mean), _triple(std)
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    red, green, blue = values.tolist()
+    return red, green, blue

@@ -1,0 +1,92 @@
+"""Which images train, which guide the search, which give the final accuracy; all by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fbn_deploy.data.images import Images
+from fbn_deploy.data.source import Rows, Source, mistakes_error
+
+_TEST_FRACTION = 0.2
+_TEST_SEED = 0  # the test images of a set without test/ are the same ones in every run
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some of the images and their labels (int64)."""
+
+    images: Images
+    rows: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """The images at these positions of the split: uint8 ``(B, 3, R, R)``, channels-last."""
+        return self.images.batch(self.rows[torch.as_tensor(indices, dtype=torch.int64)])
+
+
+def split_rows(source: Source, validation_fraction: float, seed: int) -> dict[str, Rows]:
+    """Rows of ``train``, ``validation`` and ``test``, each class in its proportion.
+
+    What the set does not bring along is held out of ``train``: first ``test``, a fifth, when it
+    has neither val/ nor test/; then ``validation``. A ``val/`` without ``test/`` is the test: its
+    accuracy is what people publish for such a set, so the search must not look at it.
+    """
+    train = source.parts["train"]
+    val, test = source.parts.get("val"), source.parts.get("test")
+    if test is None:
+        val, test = None, val
+    _require_enough(source, train, held_out=(test is None) + (val is None))
+    if test is None:
+        train, test = _hold_out(train, source.labels, _TEST_FRACTION, _TEST_SEED)
+    if val is None:
+        train, val = _hold_out(train, source.labels, validation_fraction, seed)
+    return {"train": train, "validation": val, "test": test}
+
+
+def _require_enough(source: Source, train: Rows, *, held_out: int) -> None:
+    """Each class keeps one image to train on and gives one to each split held out of it."""
+    counts = np.bincount(source.labels[train], minlength=len(source.classes))
+    needed = 1 + held_out
+    mistakes = [
+        f"class {source.classes[label]} has {counts[label]} training images, at least {needed} "
+        "are needed so that some can be held out"
+        for label in np.flatnonzero(counts < needed)
+    ]
+    if mistakes:
+        raise mistakes_error(f"data set {source.name}", mistakes)
+
+
+def _hold_out(rows: Rows, labels: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
+    """Takes ``fraction`` of each class out of ``rows``, at least one image: (kept, held out)."""
+    rng = np.random.default_rng(seed)
+    kept, held = [], []
+    for label in np.unique(labels[rows]):
+        members = rng.permutation(rows[labels[rows] == label])
+        count = min(max(1, round(fraction * len(members))), len(members) - 1)
+        held.append(members[:count])
+        kept.append(members[count:])
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
+
+
+def sample_indices(labels: Tensor, count: int, seed: int) -> Tensor:
+    """``count`` positions of a split with its classes in equal numbers (all, if it has fewer).
+
+    Classes take turns, so every beginning of the result is balanced too; where a class runs out,
+    the others fill up.
+    """
+    rng = np.random.default_rng(seed)
+    order = torch.from_numpy(rng.permutation(len(labels)))
+    shuffled = labels[order].numpy()
+    turn = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(shuffled):
+        members = shuffled == label
+        turn[members] = np.arange(members.sum())
+    return order[torch.from_numpy(np.argsort(turn, kind="stable")[:count])]
