@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -81,8 +82,8 @@ class Budget:
     def __post_init__(self) -> None:
         if self.kind not in _FORMS:
             raise FBNError(f"No budget kind {self.kind!r}; there are: {', '.join(_FORMS)}.")
-        if not (math.isfinite(self.limit) and self.limit > 0):
-            raise FBNError(f"A {self._form.noun} is greater than zero, not {self.limit}.")
+        if not 0 < self.limit <= sys.float_info.max:
+            raise FBNError(f"A {self._form.noun} is finite and above zero, not {self.limit}.")
         if self.target is not None and self.kind != "latency":
             raise FBNError(f"A {self._form.noun} has no target, but {self.target!r} was given.")
 
@@ -129,11 +130,13 @@ class Budget:
         if not isinstance(data, Mapping) or data.keys() != {"kind", "limit", "unit", "target"}:
             raise FBNError(f"A budget has the keys kind, limit, unit and target, unlike {data!r}.")
         kind, limit, target = data["kind"], data["limit"], data["target"]
+        if not isinstance(kind, str):
+            raise FBNError(f"The kind of a budget is a name, not {kind!r}.")
         if isinstance(limit, bool) or not isinstance(limit, int | float):
             raise FBNError(f"The limit of a budget is a number, not {limit!r}.")
         if not isinstance(target, str | None):
             raise FBNError(f"The target of a budget is a name or null, not {target!r}.")
-        budget = cls(cast("Kind", kind), float(limit), target)
+        budget = cls(cast("Kind", kind), limit, target)
         if data["unit"] != budget.unit:
             raise FBNError(f"A {kind} budget is in {budget.unit}, not in {data['unit']!r}.")
         return budget
