@@ -150,6 +150,11 @@ def test_a_cost_is_said_to_four_digits() -> None:
     assert Budget("flops", 300e6).text_of(412_345_678) == "412.3M FLOPs"
 
 
+def test_rounding_never_hides_a_broken_budget() -> None:
+    assert Budget("latency", 10).text_of(10.0004) == "10.0004 ms"
+    assert Budget("latency", 10).text_of(9.9996) == "10 ms"
+
+
 def test_a_cost_equal_to_its_limit_meets_the_budget() -> None:
     assert Budget("flops", 300e6).is_met_by(300e6)
     assert not Budget("flops", 300e6).is_met_by(300e6 + 1)

@@ -110,12 +110,17 @@ class Budget:
         return self._amount(self.limit) + self._place
 
     def text_of(self, cost: float) -> str:
-        """A value of the limited cost in the same words, to four significant digits."""
+        """A value of the limited cost in the same words, to four significant digits.
+
+        Where rounding would hide that the budget is broken, all digits are given.
+        """
         return self.amount_of(cost) + self._place
 
     def amount_of(self, cost: float) -> str:
         """``text_of`` without the target: ``10 ms``."""
-        return self._amount(float(f"{cost:.4g}"))
+        rounded = float(f"{cost:.4g}")
+        kept = self.is_met_by(rounded) == self.is_met_by(cost)
+        return self._amount(rounded if kept else cost)
 
     def is_met_by(self, cost: float) -> bool:
         assert not math.isnan(cost), f"The cost {self.cost} is not a number."

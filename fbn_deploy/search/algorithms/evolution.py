@@ -1,5 +1,5 @@
 """Evolution with the numbers of SPOS (Guo et al., "Single Path One-Shot Neural Architecture
-Search with Uniform Sampling", 2020, section 4): 20 generations of 50, of which the best 10 of all
+Search with Uniform Sampling", 2020, algorithm 1): 20 generations of 50, of which the best 10 of all
 so far have 25 mutants at p = 0.1 and 25 children by crossover; the first generation is random.
 
 Two things are added. Places that mutation and crossover leave empty are filled at random. And
