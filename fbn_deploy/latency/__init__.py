@@ -1,0 +1,1 @@
+"""Latency: timed, recorded with its story, cached, profiled. Importing it loads no runtime."""

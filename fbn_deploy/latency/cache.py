@@ -1,0 +1,141 @@
+"""Measured latencies that runs and processes share: one SQLite file, keyed by all conditions.
+
+The first record stored under its conditions stays (only a disturbed one gives way to one that is
+not): a search that is run again finds the numbers that it found before, whoever else measures
+meanwhile. A record counts as stored when ``put``
+returns; from then on it survives a killed process (a transaction, flushed to the disk).
+SQLite's rollback journal is used rather than WAL: it works on network drives too, and records are
+few. Every call opens the file anew, so a cache may be used from any thread and after a fork.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.record import Conditions, LatencyRecord
+
+FILE = "latency.sqlite"
+_SCHEMA = 1
+_BUSY_TIMEOUT_S = 60.0
+_TABLE = """
+CREATE TABLE IF NOT EXISTS latency (
+    key TEXT PRIMARY KEY, target TEXT NOT NULL, network TEXT NOT NULL, record TEXT NOT NULL
+) WITHOUT ROWID
+"""
+_SELECT = "SELECT record FROM latency WHERE key = ?"
+
+
+def default_cache_path() -> Path:
+    """``$FBN_CACHE_DIR``, else ``$XDG_CACHE_HOME/fbn_deploy``, else ``~/.cache/fbn_deploy``."""
+    if folder := os.environ.get("FBN_CACHE_DIR"):
+        return Path(folder).expanduser() / FILE
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "fbn_deploy" / FILE
+
+
+class LatencyCache:
+    """The cache in ``path`` (default: ``default_cache_path()``), created when it is not there.
+
+    Every method raises ``FBNError`` when the file cannot be written or is damaged; a damaged file
+    is left as it is.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = Path(path) if path is not None else default_cache_path()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._unusable(error) from error
+        with self._writing() as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            if version not in (0, _SCHEMA):
+                raise FBNError(
+                    f"The latency cache {self.path} has the format {version}; this version of "
+                    f"fbn_deploy uses {_SCHEMA}. Set FBN_CACHE_DIR to another directory."
+                )
+            database.execute(_TABLE)
+            database.execute(f"PRAGMA user_version = {_SCHEMA}")
+
+    def get(self, conditions: Conditions) -> LatencyRecord | None:
+        """The record made under exactly these conditions."""
+        with self._open() as database:
+            row = database.execute(_SELECT, (conditions.key(),)).fetchone()
+        return self._record(row[0]) if row else None
+
+    def put(self, record: LatencyRecord) -> LatencyRecord:
+        """Stores ``record`` and returns the one that is stored now: an older one stays, unless
+        it was disturbed and this one is not."""
+        conditions = record.conditions
+        text = json.dumps(record.as_json(), allow_nan=False)
+        row = (conditions.key(), conditions.target, conditions.network, text)
+        with self._writing() as database:
+            found = database.execute(_SELECT, (row[0],)).fetchone()
+            stored = self._record(found[0]) if found else None
+            if stored is None or (stored.disturbed and not record.disturbed):
+                database.execute("INSERT OR REPLACE INTO latency VALUES (?, ?, ?, ?)", row)
+                stored = record
+        return stored
+
+    def records(self, target: str | None = None) -> list[LatencyRecord]:
+        """Every record, or those of one target, oldest first."""
+        query = "SELECT record FROM latency WHERE ? IS NULL OR target = ?"
+        with self._open() as database:
+            rows = database.execute(query, (target, target)).fetchall()
+        return sorted((self._record(row[0]) for row in rows), key=lambda record: record.date)
+
+    def remove(self, records: list[LatencyRecord]) -> int:
+        """Removes ``records``; the number that was there."""
+        keys = [(record.conditions.key(),) for record in records]
+        with self._writing() as database:
+            return database.executemany("DELETE FROM latency WHERE key = ?", keys).rowcount
+
+    def _record(self, text: str) -> LatencyRecord:
+        try:
+            return LatencyRecord.from_json(json.loads(text))
+        except ValueError as error:
+            raise self._damaged(error) from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed when the block ends, nothing of it if it fails."""
+        with self._open() as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield database
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        database: sqlite3.Connection | None = None
+        try:
+            database = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+            database.execute("PRAGMA synchronous = FULL")
+            yield database
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+        finally:
+            if database is not None:
+                database.close()
+
+    def _unusable(self, error: Exception) -> FBNError:
+        return FBNError(
+            f"Cannot use the latency cache {self.path}: {error}. Set FBN_CACHE_DIR to a "
+            "directory on a disk with free space that you can write to."
+        )
+
+    def _damaged(self, error: Exception) -> FBNError:
+        return FBNError(
+            f"The latency cache {self.path} is damaged ({error}). Move it away or delete it and "
+            "latencies are measured again, or set FBN_CACHE_DIR to another directory."
+        )

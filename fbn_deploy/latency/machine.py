@@ -1,0 +1,126 @@
+"""What else the machine was doing, and how fast it ran, while something was timed.
+
+Every reading is optional: where the kernel does not say (no /proc, no pressure files), its part
+is zero and nothing is detected from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # Windows counts no context switches
+    resource = None
+
+_PROC = Path("/proc")
+_REFERENCE_BYTES = bytes(65_536)
+_REFERENCE_RUNS = 15
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Counters since boot, in seconds; only differences mean something, except ``load``."""
+
+    time_s: float
+    waited_s: float  # this process's threads, ready to run but without a core
+    pressure_s: float  # some task on the machine waited for a core
+    steal_s: float  # the hypervisor ran somebody else, mean over cores
+    load: float  # one-minute load average
+
+
+class Machine(Protocol):
+    """What timing asks of the machine; tests hand in one that they control."""
+
+    def now_s(self) -> float:
+        """A monotonic clock."""
+        ...
+
+    def sleep(self, seconds: float) -> None: ...
+
+    def preemptions(self) -> int:
+        """Involuntary context switches of this process so far."""
+        ...
+
+    def reference_us(self) -> float:
+        """Time of a fixed piece of work, in microseconds: how fast the machine is now."""
+        ...
+
+    def snapshot(self) -> Snapshot: ...
+
+
+class ThisMachine:
+    """The machine that runs this process."""
+
+    def now_s(self) -> float:
+        return time.perf_counter()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def preemptions(self) -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
+
+    def reference_us(self) -> float:
+        """SHA-256 of 64 KiB: no memory traffic, no threads, the same work everywhere; the
+        median of 15 runs (about 1 ms together)."""
+        times = []
+        for _ in range(_REFERENCE_RUNS):
+            start = time.perf_counter()
+            hashlib.sha256(_REFERENCE_BYTES).digest()
+            times.append(time.perf_counter() - start)
+        return sorted(times)[_REFERENCE_RUNS // 2] * 1e6
+
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            time_s=time.perf_counter(),
+            waited_s=_waited_s(),
+            pressure_s=_pressure_s(),
+            steal_s=_steal_s(),
+            load=_load(),
+        )
+
+
+def _waited_s() -> float:
+    """Run-queue delay of all threads: the second number of their ``schedstat``, nanoseconds."""
+    total_ns = 0
+    for task in (_PROC / "self" / "task").glob("*/schedstat"):
+        fields = _read(task).split()
+        total_ns += int(fields[1]) if len(fields) > 1 else 0
+    return total_ns / 1e9
+
+
+def _pressure_s() -> float:
+    """``some … total=`` of /proc/pressure/cpu, microseconds."""
+    line = _read(_PROC / "pressure" / "cpu").partition("\n")[0]
+    total = line.rpartition("total=")[2]
+    return int(total) / 1e6 if total.isdigit() else 0.0
+
+
+def _steal_s() -> float:
+    """The eighth time of the ``cpu`` line of /proc/stat, in clock ticks over all cores."""
+    fields = _read(_PROC / "stat").partition("\n")[0].split()
+    if len(fields) < 9:
+        return 0.0
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+
+
+def _load() -> float:
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return 0.0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

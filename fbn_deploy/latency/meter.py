@@ -1,0 +1,165 @@
+"""Latency of whole networks on one target: from the cache, else measured and stored."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fbn_deploy.errors import unknown
+from fbn_deploy.latency import confirm
+from fbn_deploy.latency.network import Network, network_from
+from fbn_deploy.latency.record import Conditions, LatencyRecord, conditions_of, utc_now
+from fbn_deploy.latency.timing import CONFIRM, PROTOCOLS, TimingProtocol, time_runs
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from fbn_deploy.latency.cache import LatencyCache
+    from fbn_deploy.targets import Target
+
+    Model = onnx_ir.Model | bytes | Path
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A network measured with care, by several processes one after the other."""
+
+    records: tuple[LatencyRecord, ...]
+
+    @property
+    def value_ms(self) -> float:
+        """The largest median of a process."""
+        return max(record.value_ms for record in self.records)
+
+    @property
+    def upper_ms(self) -> float:
+        """What a budget is held against: the worst round, or the upper end of the median's 95 %
+        interval, of the process where they were worst."""
+        return max(
+            max(record.timing.worst_round_ms, record.timing.high_ms) for record in self.records
+        )
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether any of the measurements was disturbed to its end."""
+        return any(record.disturbed for record in self.records)
+
+    def meets(self, budget_ms: float) -> bool:
+        """Whether the budget holds with all that was seen of the machine's variation."""
+        return self.upper_ms <= budget_ms
+
+    def as_json(self) -> dict[str, Any]:
+        """``value_ms``, ``upper_ms``, ``disturbed`` and every record."""
+        return {
+            "value_ms": self.value_ms,
+            "upper_ms": self.upper_ms,
+            "disturbed": self.disturbed,
+            "records": [record.as_json() for record in self.records],
+        }
+
+
+class LatencyMeter:
+    """Measures models on ``target``, one at a time; with ``cache=None`` nothing is remembered.
+
+    The methods take an ``onnx_ir.Model``, the bytes of an ONNX model or its path, and raise
+    ``FBNError`` when the target cannot open it. ``fresh=True`` measures although there is a
+    record.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        batch: int = 1,
+        threads: int = 1,
+        precision: str = "fp32",
+        cache: LatencyCache | None = None,
+    ) -> None:
+        self.target = target
+        self.batch = batch
+        self.threads = threads
+        self.precision = precision
+        self.cache = cache
+        self.num_measured = 0
+        self.num_from_cache = 0
+        self.seconds = 0.0
+        """Spent on measuring, the opening of models included."""
+
+    def measure(
+        self, model: Model, protocol: str = "quick", *, fresh: bool = False
+    ) -> LatencyRecord:
+        """The latency of ``model`` under a timing protocol: ``quick`` or ``confirm``."""
+        if protocol not in PROTOCOLS:
+            raise unknown("timing protocol", protocol, PROTOCOLS)
+        network = network_from(model)
+        how = PROTOCOLS[protocol]
+        conditions = self._conditions(network, how)
+        stored = None if fresh else self._from_cache(conditions)
+        return stored or self._keep(self._measured(network, conditions, how))
+
+    def confirm(self, model: Model, *, fresh: bool = False) -> LatencyRecord:
+        """The latency under the careful protocol, measured in this process."""
+        return self.measure(model, CONFIRM.name, fresh=fresh)
+
+    def confirm_in_fresh_process(
+        self, model: Model, *, processes: int = 2, fresh: bool = False
+    ) -> Confirmation:
+        """The latency under the careful protocol in new processes, one after the other.
+
+        Memory layout differs from process to process and the clock drifts with time; a budget
+        has to hold over both.
+        """
+        network = network_from(model)
+        records = []
+        for process in range(1, processes + 1):
+            conditions = self._conditions(network, CONFIRM, process)
+            stored = None if fresh else self._from_cache(conditions)
+            records.append(stored or self._keep(self._measured_elsewhere(network, conditions)))
+        return Confirmation(tuple(records))
+
+    def _conditions(
+        self, network: Network, protocol: TimingProtocol, process: int = 0
+    ) -> Conditions:
+        return conditions_of(
+            self.target,
+            network=network.hash,
+            inputs=network.input_shapes(self.batch),
+            batch=self.batch,
+            threads=self.threads,
+            precision=self.precision,
+            protocol=protocol,
+            process=process,
+        )
+
+    def _from_cache(self, conditions: Conditions) -> LatencyRecord | None:
+        record = self.cache.get(conditions) if self.cache else None
+        self.num_from_cache += record is not None
+        return record
+
+    def _keep(self, record: LatencyRecord) -> LatencyRecord:
+        """What the cache holds now: another process may have been first."""
+        return self.cache.put(record) if self.cache else record
+
+    def _measured(
+        self, network: Network, conditions: Conditions, protocol: TimingProtocol
+    ) -> LatencyRecord:
+        start_s = time.perf_counter()
+        with self.target.open(
+            network.source, batch=self.batch, threads=self.threads, precision=self.precision
+        ) as session:
+            timing = time_runs(session.enqueue, protocol)
+            clock_mhz = self.target.clock_mhz()
+        self._count(start_s)
+        return LatencyRecord(conditions, timing, utc_now(), clock_mhz)
+
+    def _measured_elsewhere(self, network: Network, conditions: Conditions) -> LatencyRecord:
+        start_s = time.perf_counter()
+        record = confirm.record_from_fresh_process(network.source, conditions)
+        self._count(start_s)
+        return record
+
+    def _count(self, start_s: float) -> None:
+        self.num_measured += 1
+        self.seconds += time.perf_counter() - start_s

@@ -1,0 +1,150 @@
+"""A latency with its story: the conditions under which it was measured, and the numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.timing import Timing
+
+if TYPE_CHECKING:
+    from fbn_deploy.latency.timing import TimingProtocol
+    from fbn_deploy.targets import Target
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Everything that a latency depends on. Two records are comparable when these are equal."""
+
+    target: str
+    device: str
+    precision: str
+    batch: int
+    threads: int
+    network: str
+    """Hash of the ONNX graph without its weights (``network.py``)."""
+    inputs: Mapping[str, tuple[int, ...]]
+    """Input name → shape, with the batch filled in."""
+    versions: Mapping[str, str]
+    settings: Mapping[str, str]
+    power: str
+    """Frequency governor or power limit; empty where the system does not say."""
+    protocol: str
+    """The timing protocol's label: its name and its numbers."""
+    process: int = 0
+    """0: the process that asked; 1, 2, …: fresh processes started to measure this and end."""
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object with sorted keys inside, the same for equal conditions."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["inputs"] = {name: list(shape) for name, shape in sorted(self.inputs.items())}
+        values["versions"] = dict(sorted(self.versions.items()))
+        values["settings"] = dict(sorted(self.settings.items()))
+        return values
+
+    def key(self) -> str:
+        """SHA-256 over all of it: the cache's key."""
+        text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Conditions:
+        """The inverse of ``as_json``. Raises ``TypeError`` or ``KeyError`` for anything else."""
+        inputs = {name: tuple(shape) for name, shape in value["inputs"].items()}
+        return cls(**{**value, "inputs": inputs})
+
+
+def conditions_of(
+    target: Target,
+    *,
+    network: str,
+    inputs: Mapping[str, tuple[int, ...]],
+    batch: int,
+    threads: int,
+    precision: str,
+    protocol: TimingProtocol,
+    process: int = 0,
+) -> Conditions:
+    """The conditions here and now on ``target``."""
+    return Conditions(
+        target=target.name,
+        device=target.device(),
+        precision=precision,
+        batch=batch,
+        threads=threads,
+        network=network,
+        inputs=dict(inputs),
+        versions=target.versions(),
+        settings=target.settings,
+        power=target.power_state(),
+        protocol=protocol.label,
+        process=process,
+    )
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """A measurement: the numbers (``timing``), the conditions, the date, the clock."""
+
+    conditions: Conditions
+    timing: Timing
+    date: str
+    """UTC, ISO 8601."""
+    clock_mhz: float | None
+    """The device's clock right after timing, where the system says."""
+
+    @property
+    def value_ms(self) -> float:
+        """The median in milliseconds."""
+        return self.timing.value_ms
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether something else on the machine got in the way."""
+        return bool(self.timing.disturbed)
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat JSON object with a ``schema`` number and the conditions under their name."""
+        numbers = dataclasses.asdict(self.timing)
+        return {
+            "schema": SCHEMA,
+            **numbers,
+            "disturbed": list(self.timing.disturbed),
+            "date": self.date,
+            "clock_mhz": self.clock_mhz,
+            "conditions": self.conditions.as_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> LatencyRecord:
+        """The inverse of ``as_json``. Raises ``FBNError`` when ``value`` is no such record."""
+        try:
+            if value["schema"] != SCHEMA:
+                raise FBNError(
+                    f"A latency record has the schema {value['schema']}; this version of "
+                    f"fbn_deploy reads schema {SCHEMA}. Measure again, or update fbn_deploy."
+                )
+            names = [field.name for field in dataclasses.fields(Timing)]
+            numbers = {name: value[name] for name in names}
+            numbers["disturbed"] = tuple(numbers["disturbed"])
+            return cls(
+                conditions=Conditions.from_json(value["conditions"]),
+                timing=Timing(**numbers),
+                date=value["date"],
+                clock_mhz=value["clock_mhz"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FBNError(f"This is no latency record: {error!r} in its JSON.") from error
+
+
+def utc_now() -> str:
+    """The date of a record: UTC, ISO 8601, seconds."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
