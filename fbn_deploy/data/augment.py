@@ -42,8 +42,10 @@ class Flip:
     """Mirrors every second image on average."""
 
     def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
-        mirrored = torch.from_numpy(rng.random(len(images)) < 0.5)
-        return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        chosen = torch.from_numpy(rng.random(len(images)) < 0.5)
+        flipped = images.clone()
+        flipped[chosen] = images[chosen].flip(3)
+        return flipped
 
 
 @dataclass(frozen=True)

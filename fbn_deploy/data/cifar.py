@@ -8,14 +8,16 @@ CIFAR-100 has two label bytes, coarse and fine, and the fine one counts.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fbn_deploy.data.images import ImageArrays
+from fbn_deploy.data.reader import ImageArrays
 from fbn_deploy.data.source import Source, mistakes_error
 from fbn_deploy.errors import FBNError
 
@@ -115,7 +117,8 @@ def _download(layout: _Layout, directory: Path) -> None:
     from torchvision.datasets.utils import download_and_extract_archive
 
     try:
-        download_and_extract_archive(layout.url, str(directory), md5=layout.md5)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout belongs to the command's answer
+            download_and_extract_archive(layout.url, str(directory), md5=layout.md5)
     except (OSError, RuntimeError) as error:  # RuntimeError: the checksum does not match
         raise FBNError(
             f"Cannot download {layout.url} to {directory}: {error}. "
@@ -124,26 +127,17 @@ def _download(layout: _Layout, directory: Path) -> None:
 
 
 def _missing(name: str, layout: _Layout, directory: Path) -> FBNError:
+    if (directory / "train").is_dir():
+        return FBNError(f"{directory} is an image folder, not {name}: pass --data {directory}.")
+    python = [directory / layout.python_folder, directory / "batches.meta", directory / "meta"]
     if not directory.is_dir():
-        found = f"there is no folder {directory}"
-    elif any(path.is_dir() for path in _python_version(layout, directory)):
-        found = (
-            f"{directory} holds the Python version, which is pickles; they are never loaded, "
-            "since loading one runs the code in it"
-        )
-    elif (directory / "train").is_dir():
-        found = f"{directory} is an image folder; read it as such with --data {directory}"
+        found = "there is no such folder"
+    elif any(path.exists() for path in python):
+        found = "it holds the Python version, pickles, and loading a pickle runs the code in it"
     else:
-        found = (
-            f"{directory} lacks some of {', '.join((*layout.train, *layout.test, layout.names))}"
-        )
+        files = (*layout.train, *layout.test, layout.names)
+        found = f"no {', '.join(file for file in files if not (directory / file).is_file())}"
     return FBNError(
-        f"No binary version of {name}: {found}. "
-        f"Pass --download, or unpack {layout.url} in {directory}."
+        f"No binary version of {name} in {directory}: {found}. "
+        f"Pass --download, or unpack {layout.url} there."
     )
-
-
-def _python_version(layout: _Layout, directory: Path) -> tuple[Path, ...]:
-    if (directory / "batches.meta").exists() or (directory / "meta").exists():
-        return (directory,)
-    return (directory / layout.python_folder,)

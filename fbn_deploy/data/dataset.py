@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,10 +55,13 @@ class ImageData:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 ``(B, 3, R, R)`` to float32, ``(pixel/255 - mean) / std``, channels-last."""
-        mean = torch.tensor(self.mean).view(1, 3, 1, 1) * 255
-        scale = 1 / (torch.tensor(self.std).view(1, 3, 1, 1) * 255)
-        floats = images.to(torch.float32, memory_format=torch.channels_last)
-        return floats.sub_(mean.to(images.device)).mul_(scale.to(images.device))
+        count, channels, height, width = images.shape
+        # Whole rows R, G, B, R, G, B, …: three times faster than a last dimension of 3.
+        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * channels)
+        mean = torch.tensor(self.mean, device=images.device).repeat(width) * 255
+        std = torch.tensor(self.std, device=images.device).repeat(width) * 255
+        floats = rows.to(torch.float32).sub_(mean).div_(std)
+        return floats.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     def describe(self) -> str:
         """One line: ``digits: 10 classes at 32×32, 1150 train + 287 validation + 360 test``."""
@@ -120,18 +122,19 @@ def load_data(
 def _read(spec: str, *, download: bool) -> Source:
     if spec == "digits":
         return read_digits()
-    scheme, colon, directory = spec.partition(":")
+    scheme, _, directory = spec.partition(":")
     if scheme in LAYOUTS and directory:
         return read_cifar(scheme, Path(directory).expanduser(), download=download)
     path = Path(spec).expanduser()
     if path.exists():
         return read_folder(path)
     if scheme in LAYOUTS:
-        raise FBNError(f"--data {spec} names no folder: write {scheme}:DIR.")
-    if colon and re.fullmatch(r"\w{2,}", scheme):  # one letter is a drive of Windows
-        known = ", ".join(f"{name}:DIR" for name in LAYOUTS)
-        raise FBNError(f"--data {spec}: there is no {scheme!r}; there are digits, {known} and DIR.")
-    return read_folder(path)
+        raise FBNError(f"--data {spec} names no folder: write --data {scheme}:DIR.")
+    known = ", ".join(f"{name}:DIR" for name in LAYOUTS)
+    raise FBNError(
+        f"--data {spec}: there is no such folder. Give a folder with one folder of images per "
+        f"class, or train/ and val/ with such folders, or one of digits, {known}."
+    )
 
 
 def _channel_statistics(

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from fbn_deploy.data.images import ImageArrays
+from fbn_deploy.data.reader import ImageArrays
 from fbn_deploy.data.source import Source
 
 

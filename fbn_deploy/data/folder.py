@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fbn_deploy.data.images import ImageFiles
-from fbn_deploy.data.source import Rows, Source, mistakes_error
+from fbn_deploy.data.reader import ImageFiles
+from fbn_deploy.data.source import Rows, Source, mistakes_error, some
 from fbn_deploy.errors import FBNError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-_NAMED = 10  # classes that one mistake names
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ class _Part:
 def read_folder(directory: Path) -> Source:
     """The images under ``directory``; raises one ``FBNError`` with all its mistakes."""
     if not directory.is_dir():
-        what = "is a file, not a folder of images" if directory.exists() else "does not exist"
-        raise FBNError(f"--data {directory} {what}. Give a folder with one folder per class in it.")
+        raise FBNError(f"{directory} is a file. Give a folder with one folder per class in it.")
     parts = _parts(directory)
     if not any(part.classes for part in parts.values()):
         raise FBNError(
@@ -56,28 +54,23 @@ def read_folder(directory: Path) -> Source:
 def _parts(directory: Path) -> dict[str, _Part]:
     """Its parts by name. A folder ``train`` with images right in it is a class (of vehicles)."""
     names = [name for name in _listing(directory).folders if name in _PARTS]
-    prefixes: dict[str, str] = {}
-    for name in names:
-        if _listing(directory / name).folders:
-            part = _PARTS[name]
-            if part in prefixes:
-                raise FBNError(f"{directory} has both {prefixes[part]} and {name}/; keep one.")
-            prefixes[part] = f"{name}/"
-    if not prefixes:
-        prefixes = {"train": ""}
-    elif "train" not in prefixes:
-        there = ", ".join(prefixes.values())
-        raise FBNError(f"{directory} has {there} but no train/ with class folders to learn from.")
-    return {
-        part: _Part(
-            prefix,
-            {
-                name: _listing(directory / prefix / name)
-                for name in _listing(directory / prefix).folders
-            },
+    if not any(_listing(directory / name).folders for name in names):
+        return {"train": _part(directory, "")}
+    if "train" not in names:
+        raise FBNError(
+            f"{directory} has {names[0]}/ but no train/ with class folders to learn from."
         )
-        for part, prefix in prefixes.items()
-    }
+    parts: dict[str, _Part] = {}
+    for name in names:
+        if (part := _PARTS[name]) in parts:
+            raise FBNError(f"{directory} has both {parts[part].prefix} and {name}/; keep one.")
+        parts[part] = _part(directory, f"{name}/")
+    return parts
+
+
+def _part(directory: Path, prefix: str) -> _Part:
+    root = directory / prefix
+    return _Part(prefix, {name: _listing(root / name) for name in _listing(root).folders})
 
 
 def _listing(path: Path) -> _Folder:
@@ -92,7 +85,9 @@ def _listing(path: Path) -> _Folder:
                 elif entry.name.lower().endswith(SUFFIXES):
                     files.append((entry.name, entry.stat().st_size))
     except OSError as error:
-        raise FBNError(f"Cannot read {path}: {error.strerror or error}.") from error
+        raise FBNError(
+            f"Cannot read {error.filename or path}: {error.strerror or error}."
+        ) from error
     return _Folder(sorted(files), sorted(folders))
 
 
@@ -100,12 +95,12 @@ def _class_mistakes(parts: Mapping[str, _Part]) -> list[str]:
     """Classes that are not in every part, or too few of them."""
     everywhere = {name for part in parts.values() for name in part.classes}
     mistakes = [
-        f"{part.prefix} has no class {_some(missing)}, but another part has"
+        f"{part.prefix} has no class {some(missing)}, but another part has"
         for part in parts.values()
         if (missing := everywhere - set(part.classes))
     ]
     if len(everywhere) == 1:
-        mistakes.append(f"it has one class only, {_some(everywhere)}; a classifier needs two")
+        mistakes.append(f"it has one class only, {some(everywhere)}; a classifier needs two")
     return mistakes
 
 
@@ -121,18 +116,12 @@ def _image_mistakes(directory: Path, parts: Mapping[str, _Part]) -> list[str]:
     mistakes = []
     if nested:
         mistakes.append(
-            f"class folder {_some(nested)} holds folders; images belong right into a class's "
+            f"class folder {some(nested)} holds folders; images belong right into a class's "
             f"folder. Or did you mean --data {directory / nested[0]}"
         )
     if empty:
-        mistakes.append(f"class folder {_some(empty)} has no image ({', '.join(SUFFIXES)})")
+        mistakes.append(f"class folder {some(empty)} has no image ({', '.join(SUFFIXES)})")
     return mistakes
-
-
-def _some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
-    return ", ".join(listed[:_NAMED]) + more
 
 
 def _source(directory: Path, parts: Mapping[str, _Part]) -> Source:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fbn_deploy.data.images import Reader
+from fbn_deploy.data.reader import Reader
 from fbn_deploy.errors import FBNError
 
 Rows = NDArray[np.int64]
+
+_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,10 @@ def mistakes_error(what: str, mistakes: Sequence[str]) -> FBNError:
         return FBNError(f"Cannot use {what}: {mistakes[0]}.")
     listed = "\n".join(f"  - {mistake}" for mistake in mistakes)
     return FBNError(f"Cannot use {what}, for {len(mistakes)} reasons:\n{listed}")
+
+
+def some(names: Iterable[str]) -> str:
+    """``a, b, c``, in order; beyond ten only their number."""
+    listed = sorted(names)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fbn_deploy.data.images import Images
-from fbn_deploy.data.source import Rows, Source, mistakes_error
+from fbn_deploy.data.source import Rows, Source, some
+from fbn_deploy.errors import FBNError
 
 _TEST_FRACTION = 0.2
 _TEST_SEED = 0  # the test images of a set without test/ are the same ones in every run
@@ -55,13 +56,14 @@ def _require_enough(source: Source, train: Rows, *, held_out: int) -> None:
     """Each class keeps one image to train on and gives one to each split held out of it."""
     counts = np.bincount(source.labels[train], minlength=len(source.classes))
     needed = 1 + held_out
-    mistakes = [
-        f"class {source.classes[label]} has {counts[label]} training images, at least {needed} "
-        "are needed so that some can be held out"
-        for label in np.flatnonzero(counts < needed)
+    few = [
+        f"{source.classes[label]} ({counts[label]})" for label in np.flatnonzero(counts < needed)
     ]
-    if mistakes:
-        raise mistakes_error(f"data set {source.name}", mistakes)
+    if few:
+        raise FBNError(
+            f"{source.name} has too few training images of {some(few)}: each class needs {needed}, "
+            "so that some can be held out. Add images, or remove the class."
+        )
 
 
 def _hold_out(rows: Rows, labels: Rows, fraction: float, seed: int) -> tuple[Rows, Rows]:
