@@ -103,14 +103,10 @@ class LatencyCache:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: committed when the block ends, nothing of it if it fails."""
+        """One transaction: committed when the block ends; closing undoes one that failed."""
         with self._open() as database:
             database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-            except BaseException:
-                database.execute("ROLLBACK")
-                raise
+            yield database
             database.execute("COMMIT")
 
     @contextmanager

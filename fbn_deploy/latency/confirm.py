@@ -1,7 +1,7 @@
-"""One careful measurement in a process of its own:
-``python -m fbn_deploy.latency.confirm MODEL CONDITIONS``, both paths; the record goes to stdout.
+"""One measurement in a process of its own, for a promise that has to hold in any process:
+``python -m fbn_deploy.latency.confirm MODEL CONDITIONS PROTOCOL``; the record goes to stdout.
 
-``CONDITIONS`` is the JSON of what the parent expects; a process that finds itself under other
+``CONDITIONS`` is a JSON file of what the parent expects; a process that finds itself under other
 conditions (another runtime, another device) says so instead of measuring something else.
 """
 
@@ -22,8 +22,10 @@ _TIMEOUT_S = 600.0
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
-def record_from_fresh_process(source: bytes | Path, conditions: Conditions) -> LatencyRecord:
-    """The record that a new process measures under ``conditions``.
+def record_from_fresh_process(
+    source: bytes | Path, conditions: Conditions, protocol: str
+) -> LatencyRecord:
+    """The record that a new process measures under ``conditions``, by the protocol of that name.
 
     Raises ``FBNError`` with the process's own message when it cannot.
     """
@@ -34,7 +36,7 @@ def record_from_fresh_process(source: bytes | Path, conditions: Conditions) -> L
         else:
             model = source
         wanted.write_text(json.dumps(conditions.as_json()))
-        command = [sys.executable, "-m", __name__, str(model), str(wanted)]
+        command = [sys.executable, "-m", __name__, str(model), str(wanted), protocol]
         paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         try:
@@ -67,7 +69,7 @@ def main(arguments: list[str]) -> int:
     from fbn_deploy.latency.meter import LatencyMeter
     from fbn_deploy.targets import ready_target
 
-    model, wanted = arguments
+    model, wanted, protocol = arguments
     conditions = Conditions.from_json(json.loads(Path(wanted).read_text()))
     try:
         meter = LatencyMeter(
@@ -76,7 +78,7 @@ def main(arguments: list[str]) -> int:
             threads=conditions.threads,
             precision=conditions.precision,
         )
-        record = meter.confirm(Path(model))
+        record = meter.measure(Path(model), protocol)
     except FBNError as error:
         print(error, file=sys.stderr)
         return error.exit_code

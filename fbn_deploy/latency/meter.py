@@ -91,10 +91,8 @@ class LatencyMeter:
         self, model: Model, protocol: str = "quick", *, fresh: bool = False
     ) -> LatencyRecord:
         """The latency of ``model`` under a timing protocol: ``quick`` or ``confirm``."""
-        if protocol not in PROTOCOLS:
-            raise unknown("timing protocol", protocol, PROTOCOLS)
         network = network_from(model)
-        how = PROTOCOLS[protocol]
+        how = _protocol(protocol)
         conditions = self._conditions(network, how)
         stored = None if fresh else self._from_cache(conditions)
         return stored or self._keep(self._measured(network, conditions, how))
@@ -104,19 +102,25 @@ class LatencyMeter:
         return self.measure(model, CONFIRM.name, fresh=fresh)
 
     def confirm_in_fresh_process(
-        self, model: Model, *, processes: int = 2, fresh: bool = False
+        self,
+        model: Model,
+        *,
+        processes: int = 2,
+        protocol: str = CONFIRM.name,
+        fresh: bool = False,
     ) -> Confirmation:
-        """The latency under the careful protocol in new processes, one after the other.
+        """The latency under a timing protocol in new processes, one after the other.
 
         Memory layout differs from process to process and the clock drifts with time; a budget
         has to hold over both.
         """
         network = network_from(model)
+        how = _protocol(protocol)
         records = []
         for process in range(1, processes + 1):
-            conditions = self._conditions(network, CONFIRM, process)
+            conditions = self._conditions(network, how, process)
             stored = None if fresh else self._from_cache(conditions)
-            records.append(stored or self._keep(self._measured_elsewhere(network, conditions)))
+            records.append(stored or self._keep(self._measured_elsewhere(network, conditions, how)))
         return Confirmation(tuple(records))
 
     def _conditions(
@@ -154,12 +158,20 @@ class LatencyMeter:
         self._count(start_s)
         return LatencyRecord(conditions, timing, utc_now(), clock_mhz)
 
-    def _measured_elsewhere(self, network: Network, conditions: Conditions) -> LatencyRecord:
+    def _measured_elsewhere(
+        self, network: Network, conditions: Conditions, protocol: TimingProtocol
+    ) -> LatencyRecord:
         start_s = time.perf_counter()
-        record = confirm.record_from_fresh_process(network.source, conditions)
+        record = confirm.record_from_fresh_process(network.source, conditions, protocol.name)
         self._count(start_s)
         return record
 
     def _count(self, start_s: float) -> None:
         self.num_measured += 1
         self.seconds += time.perf_counter() - start_s
+
+
+def _protocol(name: str) -> TimingProtocol:
+    if name not in PROTOCOLS:
+        raise unknown("timing protocol", name, PROTOCOLS)
+    return PROTOCOLS[name]

@@ -41,7 +41,14 @@ class Network:
 
 
 def network_from(model: onnx_ir.Model | bytes | Path) -> Network:
-    """``model`` ready for a target. A file stays a file, so that weights beside it are found.
+    """``model`` ready for a target. Raises ``FBNError`` like ``proto_from``."""
+    source, proto = proto_from(model)
+    return Network(source, structure_hash(proto), _inputs(proto))
+
+
+def proto_from(model: onnx_ir.Model | bytes | Path) -> tuple[bytes | Path, onnx.ModelProto]:
+    """What a target opens, and the model as protobuf. A file stays a file, so that the weights
+    beside it are found.
 
     Raises ``FBNError`` when there is no such file or it is no ONNX model.
     """
@@ -52,7 +59,7 @@ def network_from(model: onnx_ir.Model | bytes | Path) -> Network:
         import onnx_ir
 
         proto = onnx_ir.to_proto(model)
-        return Network(proto.SerializeToString(), structure_hash(proto), _inputs(proto))
+        return proto.SerializeToString(), proto
     try:
         content = model.read_bytes() if isinstance(model, Path) else model
         proto = onnx.ModelProto.FromString(content)
@@ -62,7 +69,7 @@ def network_from(model: onnx_ir.Model | bytes | Path) -> Network:
         raise FBNError(f"Cannot read {_label(model)}: {error}. It is no ONNX model.") from error
     if not proto.graph.node:
         raise FBNError(f"{_label(model)} is no ONNX model, or one without any node.")
-    return Network(model, structure_hash(proto), _inputs(proto))
+    return model, proto
 
 
 def structure_hash(model: onnx.ModelProto) -> str:

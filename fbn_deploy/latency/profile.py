@@ -1,0 +1,154 @@
+"""A network's latency with its story, and where the time goes, layer by layer.
+
+The whole is timed in one session and the layers are profiled in another: a profiler slows what it
+watches, so the layers' sum exceeds the whole in small networks. The profile states both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fbn_deploy import files
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.latency.network import proto_from
+from fbn_deploy.latency.record import LatencyRecord
+
+if TYPE_CHECKING:
+    import onnx
+
+    from fbn_deploy.latency.meter import Model
+    from fbn_deploy.targets import LayerTime, Target
+
+SCHEMA = 1
+_LAYERS_MS = 1000.0
+_MIN_RUNS, _MAX_RUNS = 20, 300
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One executed layer. ``share`` is its part of the layers' sum."""
+
+    name: str
+    """The ONNX node's name; a layer that the runtime added keeps the runtime's name."""
+    op: str
+    """The ONNX op; the runtime's kernel for a layer that the runtime added."""
+    added: bool
+    """True for a layer that is no node of the model: a change of memory layout, mostly."""
+    latency_ms: float
+    share: float
+
+
+@dataclass(frozen=True)
+class NetworkProfile:
+    """The whole (``record``) and the ``layers`` in the order in which they ran."""
+
+    record: LatencyRecord
+    layers: tuple[Layer, ...]
+    runs: int
+    """Runs over which each layer's time is an interquartile mean."""
+
+    @property
+    def sum_ms(self) -> float:
+        """The layers' sum, profiler overhead included."""
+        return sum(layer.latency_ms for layer in self.layers)
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of ``profile.json``."""
+        return {
+            "schema": SCHEMA,
+            "latency": self.record.as_json(),
+            "layers": [dataclasses.asdict(layer) for layer in self.layers],
+            "layers_sum_ms": self.sum_ms,
+            "layers_runs": self.runs,
+        }
+
+    def save(self, path: Path) -> None:
+        """Writes ``profile.json``, whole or not at all."""
+        files.write_json(path, self.as_json())
+
+    @classmethod
+    def load(cls, path: Path) -> NetworkProfile:
+        """What ``save`` wrote. Raises ``FBNError`` when it is missing, damaged or newer."""
+        value = files.read_json(path)
+        try:
+            if value["schema"] != SCHEMA:
+                raise FBNError(
+                    f"{path} has the schema {value['schema']}; this version reads {SCHEMA}. "
+                    "Profile the model again, or update fbn_deploy."
+                )
+            return cls(
+                record=LatencyRecord.from_json(value["latency"]),
+                layers=tuple(Layer(**layer) for layer in value["layers"]),
+                runs=value["layers_runs"],
+            )
+        except (KeyError, TypeError) as error:
+            raise FBNError(f"{path} is no profile: {error!r}.") from error
+
+
+def profile_network(
+    model: Model,
+    target: Target,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    precision: str = "fp32",
+    protocol: str = "confirm",
+) -> NetworkProfile:
+    """Measures ``model`` whole, always anew, and then its layers in a session of their own."""
+    meter = LatencyMeter(target, batch=batch, threads=threads, precision=precision)
+    record = meter.measure(model, protocol)
+    source, proto = proto_from(model)
+    runs = round(min(max(_LAYERS_MS / record.value_ms, _MIN_RUNS), _MAX_RUNS))
+    with target.open(
+        source, batch=batch, threads=threads, precision=precision, profile=True
+    ) as session:
+        times = session.layers(runs)
+    return NetworkProfile(record, named_layers(times, proto), runs)
+
+
+def named_layers(times: list[LayerTime], model: onnx.ModelProto) -> tuple[Layer, ...]:
+    """``times`` under the names of the model's nodes."""
+    total_ms = sum(time.latency_ms for time in times) or 1.0
+    nodes = _Nodes(model)
+    layers = []
+    for time in times:
+        node = nodes.behind(time)
+        layers.append(
+            Layer(
+                name=node.name or node.output[0] if node else time.name,
+                op=node.op_type if node else time.op,
+                added=node is None,
+                latency_ms=time.latency_ms,
+                share=time.latency_ms / total_ms,
+            )
+        )
+    return tuple(layers)
+
+
+class _Nodes:
+    """The model's nodes by name and by the values that they write."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        nodes: list[onnx.NodeProto] = list(model.graph.node)
+        self._by_name = {node.name: node for node in nodes if node.name}
+        self._by_value = {value: node for node in nodes for value in node.output}
+
+    def behind(self, time: LayerTime) -> onnx.NodeProto | None:
+        """The node that a kernel stands for; None for one that the runtime added.
+
+        A fused kernel bears the name of the last value it writes, a Relu's, while the time is the
+        convolution's: from there the way goes up to the op that the kernel is named after.
+        """
+        if time.name in self._by_name:
+            return self._by_name[time.name]
+        last = self._by_value.get(time.name)
+        node = last
+        while node is not None:
+            if node.op_type == time.op.removeprefix("Fused"):
+                return node
+            node = self._by_value.get(node.input[0]) if node.input else None
+        return last

@@ -1,0 +1,93 @@
+"""The profile: whole and layers, under the names of the model's nodes, as JSON and as a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from rich.console import Console
+from test_latency_cache import record
+from test_targets import READY, small_network
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.profile import Layer, NetworkProfile, named_layers, profile_network
+from fbn_deploy.latency.table import profile_table
+from fbn_deploy.targets import LayerTime, Target
+
+PROFILE = NetworkProfile(
+    record(value_ms=2.0),
+    (
+        Layer("stem.conv[3x3]", "Conv", False, 1.5, 0.75),
+        Layer("reorder", "ReorderOutput", True, 0.5, 0.25),
+    ),
+    runs=20,
+)
+
+
+def test_a_fused_kernel_bears_the_name_of_its_convolution() -> None:
+    """ONNX Runtime names a fused kernel after the last value that it writes: the Relu's."""
+    times = [
+        LayerTime("r", "Conv", 3.0),
+        LayerTime("reorder_7", "ReorderOutput", 0.5),
+        LayerTime("head.pool", "GlobalAveragePool", 0.5),
+    ]
+    conv, reorder, pool = named_layers(times, onnx.load_from_string(small_network()))
+    assert (conv.name, conv.op, conv.added, conv.share) == ("stem.conv", "Conv", False, 0.75)
+    assert (reorder.name, reorder.added) == ("reorder_7", True)
+    assert (pool.name, pool.op) == ("head.pool", "GlobalAveragePool")
+
+
+def test_a_node_without_a_name_is_called_after_its_output() -> None:
+    model = onnx.load_from_string(small_network())
+    for node in model.graph.node:
+        node.name = ""
+    (layer,) = named_layers([LayerTime("c", "Conv", 1.0)], model)
+    assert layer.name == "c"
+
+
+@pytest.mark.parametrize("target", READY, ids=lambda target: target.name)
+def test_every_target_profiles_whole_and_layers(target: Target, tmp_path: Path) -> None:
+    profile = profile_network(small_network("N"), target, batch=2, protocol="quick")
+    assert profile.record.conditions.inputs == {"x": (2, 3, 8, 8)}
+    assert profile.record.value_ms > 0
+    names = [layer.name for layer in profile.layers if not layer.added]
+    assert "stem.conv" in names
+    assert sum(layer.share for layer in profile.layers) == pytest.approx(1.0)
+    profile.save(tmp_path / "profile.json")
+    assert NetworkProfile.load(tmp_path / "profile.json") == profile
+
+
+def test_the_json_has_a_schema_number_the_story_and_the_layers(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    PROFILE.save(path)
+    value = json.loads(path.read_text())
+    assert value["schema"] == 1
+    assert value["latency"]["conditions"]["target"] == "onnxruntime-cpu"
+    assert value["latency"]["p99_ms"] == 2.0
+    assert value["layers_sum_ms"] == 2.0
+    assert value["layers"][0]["name"] == "stem.conv[3x3]"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '{"schema": 99}', "no JSON"])
+def test_what_is_no_profile_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text(content)
+    with pytest.raises(FBNError, match=r"profile\.json"):
+        NetworkProfile.load(path)
+
+
+def test_the_table_shows_every_layer_its_bar_and_the_sum_against_the_whole() -> None:
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(profile_table(PROFILE))
+    text = console.export_text()
+    first, second = (
+        next(line for line in text.splitlines() if line.startswith(name))
+        for name in ("stem.conv[3x3]", "reorder")
+    )
+    assert "75.0%" in first
+    assert first.count("█") == 3 * second.count("█") == 24
+    assert "ReorderOutput (added)" in second
+    assert "100% of the whole (2.000 ms)" in text
+    assert "Undisturbed" in text
