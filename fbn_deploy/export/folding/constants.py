@@ -23,7 +23,7 @@ class _Constant:
     """The value c of a tensor, and a tensor that has its shape and depends on data."""
 
     c: Array
-    shaped_like: ir.Value | None
+    shaped_like: ir.Value
 
 
 def follow_constants(network: Network) -> None:
@@ -35,7 +35,7 @@ def follow_constants(network: Network) -> None:
         if found is not None and output.shape is not None:
             known[output] = found
             anchor = found.shaped_like
-            if anchor is not None and shape_of(anchor) == shape_of(output):
+            if anchor is not output and shape_of(anchor) == shape_of(output):
                 step.kind = Affine(np.zeros_like(found.c), found.c)
                 step.inputs = [anchor]
         elif isinstance(step.kind, Sum):
@@ -48,7 +48,7 @@ def _value(step: Step, known: dict[ir.Value, _Constant]) -> _Constant | None:
     if len(step.outputs) != 1:
         return None
     if step.nodes[0].op_type in ("ConstantOfShape", "Expand") and not step.nodes[0].domain:
-        return _spread(step)
+        return _spread(step, known)
     inputs = [known.get(value) for value in step.inputs]
     parts = [part for part in inputs if part is not None]
     if isinstance(step.kind, Affine) and step.kind.is_fill:
@@ -73,19 +73,21 @@ def _computed(step: Step, c: list[Array]) -> Array | None:
     return None
 
 
-def _spread(step: Step) -> _Constant | None:
+def _spread(step: Step, known: dict[ir.Value, _Constant]) -> _Constant | None:
     """ConstantOfShape, or Expand of one number: a fill that the exporter wrote."""
-    operator = Operator(step.nodes[0], 0)
+    node = step.nodes[0]
     rank = len(shape_of(step.outputs[0]) or ())
-    if step.nodes[0].op_type == "ConstantOfShape":
-        tensor = operator.attribute("value", None)
-        c = np.zeros(1) if tensor is None else np.asarray(tensor.numpy(), dtype=np.float64)
+    single: AnyArray | None
+    if node.op_type == "ConstantOfShape":
+        tensor = Operator(node, 0).attribute("value", None)
+        single = np.zeros(1, np.float32) if tensor is None else np.asarray(tensor.numpy())
     else:
-        single = constant_of(step.nodes[0].inputs[0])
-        if single is None or single.size != 1 or single.dtype.kind not in "fV":
-            return None
-        c = single.astype(np.float64)
-    return _Constant(c.reshape((1,) * rank), None)
+        source = node.inputs[0]
+        followed = known.get(source) if source is not None else None
+        single = constant_of(source) if followed is None else followed.c
+    if single is None or single.size != 1 or single.dtype.kind not in "fV":
+        return None
+    return _Constant(single.astype(np.float64).reshape((1,) * rank), step.outputs[0])
 
 
 def _shift_by_constants(step: Step, kind: Sum, known: dict[ir.Value, _Constant]) -> None:

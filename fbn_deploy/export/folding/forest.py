@@ -25,7 +25,17 @@ import onnx_ir as ir
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from fbn_deploy.export.folding.kinds import Affine, Array, Gate, Linear, Sum, Units, View, Wall
+from fbn_deploy.export.folding.kinds import (
+    Affine,
+    Array,
+    Blind,
+    Gate,
+    Linear,
+    Sum,
+    Units,
+    View,
+    Wall,
+)
 from fbn_deploy.export.folding.layout import reduced
 from fbn_deploy.export.folding.network import Network, Step
 from fbn_deploy.export.folding.operator import shape_of, size_of
@@ -83,6 +93,7 @@ class _Equations:
         if isinstance(kind, Wall):
             for value in step.inputs:
                 self.ground(value)
+        if isinstance(kind, Wall | Blind):
             for value in step.outputs:
                 self.at(value)
             return

@@ -1,4 +1,4 @@
-"""What a node does to a gauge: six kinds, and every operator is one of them.
+"""What a node does to a gauge: a few kinds, and every operator is one of them.
 
 The mathematics, in the letters that this package uses. Let ``v`` be a tensor of the network as
 its author wrote it. The folded network stores another tensor in its place,
@@ -14,6 +14,7 @@ it reads (x) and what it gives (y):
     Sum      y = ± x₁ ± x₂ …     D_y = D_x₁ = D_x₂     p_y = ± p_x₁ ± p_x₂
     Gate     y = x · g           D_y = D_x, D_g = 1    p_y = p_x = p_g = 0
     Wall     anything else       D = 1                 p = 0
+    Blind    y = shape of x      any D_x, D_y = 1      any p_x, p_y = 0
 
 A Linear node takes any gauge at no cost. An Affine node (BatchNormalization has
 s = γ / √(σ² + ε) and t = β − s μ) costs nothing exactly when s' = 1 and t' = 0: then ṽ of its
@@ -173,7 +174,12 @@ class Wall:
     reason: str
 
 
-Kind: TypeAlias = Linear | Affine | View | Sum | Gate | Wall
+@dataclass(frozen=True)
+class Blind:
+    """Reads the shape of its input only, so the gauge of what it reads does not matter."""
+
+
+Kind: TypeAlias = Linear | Affine | View | Sum | Gate | Wall | Blind
 
 
 def _channel_layout(rank: int, axis: int, channels: int) -> tuple[int, ...]:

@@ -156,9 +156,14 @@ class Rewriter:
         """The constant c in the shape of the input; the data of the input is not read."""
         y, x = step.outputs[0], self._current(step.inputs[0])
         value = self._initializer(c.astype(_dtype(y, step.inputs[0])), f"{step.name}.value")
-        shape = self._insert("Shape", [x], y, step.nodes[-1])
-        shape.shape, shape.dtype = None, ir.DataType.INT64
-        self._replace(y, self._insert("Expand", [value, shape], y, _producer(shape)))
+        place, maker = step.nodes[-1], x.producer()
+        if maker is not None and maker.op_type in ("Expand", "ConstantOfShape"):
+            shape = maker.inputs[-1]
+        else:
+            shape = self._insert("Shape", [x], y, place)
+            shape.shape, shape.dtype = None, ir.DataType.INT64
+            place = _producer(shape)
+        self._replace(y, self._insert("Expand", [value, shape], y, place))
         self.done.removed.append(step)
 
     def _channels(self, value: ir.Value, layout: tuple[int, ...]) -> tuple[Array, Array]:

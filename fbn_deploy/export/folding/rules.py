@@ -1,4 +1,4 @@
-"""One small rule for every operator: which of the six kinds it is, or the reason why not.
+"""One small rule for every operator: of which kind it is, or the reason why not.
 
 A rule reads one node and gives its kind with the operands that are data, in the order the kind
 wants them. To teach the pass an operator, write a rule and name it in ``RULES``; an operator
@@ -18,6 +18,7 @@ from fbn_deploy.export.folding.kinds import (
     Affine,
     AnyArray,
     Array,
+    Blind,
     Blocked,
     Gate,
     Kind,
@@ -378,6 +379,11 @@ def expand(operator: Operator) -> Ruling:
     return View(_same), [x]
 
 
+def shape_only(operator: Operator) -> Ruling:
+    """Shape and Size."""
+    return Blind(), [_data(operator)]
+
+
 RULES: dict[str, Rule] = {
     "Abs": rectifier,
     "Add": total,
@@ -408,6 +414,8 @@ RULES: dict[str, Rule] = {
     "Relu": rectifier,
     "Reshape": reshape,
     "Resize": resize,
+    "Shape": shape_only,
+    "Size": shape_only,
     "Slice": cut,
     "Split": split,
     "Squeeze": reshape,

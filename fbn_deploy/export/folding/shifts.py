@@ -24,7 +24,7 @@ import numpy as np
 import onnx_ir as ir
 
 from fbn_deploy.export.folding.forest import Scales
-from fbn_deploy.export.folding.kinds import Affine, Array, Gate, Linear, Sum, View
+from fbn_deploy.export.folding.kinds import Affine, Array, Gate, Linear, Sum, View, Wall
 from fbn_deploy.export.folding.layout import pulled_back, reduced, varies
 from fbn_deploy.export.folding.network import Network, Step
 from fbn_deploy.export.folding.operator import size_of
@@ -152,7 +152,7 @@ class _Trial:
             self._through(step, kind, index, by)
         elif isinstance(kind, Gate):
             raise _Impossible(f"{step.name}: {kind.no_shift}")
-        else:
+        elif isinstance(kind, Wall):
             raise _Impossible(f"{step.name}: {kind.reason}")
 
     def _through(self, step: Step, kind: View, index: int, by: Array) -> None:
