@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from fbn_deploy.export.folding.kinds import Affine, Array, Sum, View
+from fbn_deploy.export.folding.kinds import Affine, AnyArray, Array, Sum, View
 from fbn_deploy.export.folding.network import Network, Step
 from fbn_deploy.export.folding.operator import Operator, constant_of, shape_of
 
