@@ -67,7 +67,7 @@ def test_the_global_random_state_is_neither_used_nor_changed(digits: ImageData) 
     batches = train_batches(digits, digits.train, batch_size=16, seed=0)
     torch.manual_seed(1)
     first, state = batches.at(0), torch.get_rng_state()
-    numpy_state = np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    numpy_state = np.random.get_state()[1].copy()  # type: ignore[index]
     torch.manual_seed(2)
     assert same(first, batches.at(0))
     torch.manual_seed(1)

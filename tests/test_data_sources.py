@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ from fbn_deploy.errors import FBNError
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-def load(spec: str | Path | None, *, resolution: int = 8, **options: object) -> ImageData:
-    return load_data(str(spec) if spec else None, resolution=resolution, seed=0, **options)  # type: ignore[arg-type]
+def load(spec: str | Path | None, *, resolution: int = 8, **options: Any) -> ImageData:
+    return load_data(str(spec) if spec else None, resolution=resolution, seed=0, **options)
 
 
 def write_images(folder: Path, count: int, colour: tuple[int, int, int] = RED) -> None:
@@ -34,7 +35,7 @@ def write_images(folder: Path, count: int, colour: tuple[int, int, int] = RED) -
         Image.new("RGB", (12, 10), colour).save(folder / f"{k}.png")
 
 
-def refusal(spec: str | Path, **options: object) -> str:
+def refusal(spec: str | Path, **options: Any) -> str:
     with pytest.raises(FBNError) as caught:
         load(spec, **options)
     return str(caught.value)
@@ -208,7 +209,7 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
 
 
 def write_cifar10(folder: Path, per_file: int = 20) -> None:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for file in (*cifar.LAYOUTS["cifar10"].train, *cifar.LAYOUTS["cifar10"].test):
         records = np.zeros((per_file, 3073), dtype=np.uint8)
         records[:, 0] = np.arange(per_file) % 2
@@ -277,11 +278,19 @@ def test_the_pickled_version_of_cifar_is_refused_with_the_reason(tmp_path: Path)
     assert "--download" in message
 
 
-def test_a_truncated_cifar_file_is_named(tmp_path: Path) -> None:
-    write_cifar10(tmp_path / "bin")
-    path = tmp_path / "bin" / "data_batch_3.bin"
-    path.write_bytes(path.read_bytes()[:-1])
-    assert "data_batch_3.bin has 61459 bytes" in refusal(f"cifar10:{tmp_path / 'bin'}")
+def test_damaged_cifar_files_are_all_named(tmp_path: Path) -> None:
+    write_cifar10(tmp_path)
+    (tmp_path / "data_batch_3.bin").write_bytes(bytes(20 * 3073 - 1))
+    (tmp_path / "test_batch.bin").write_bytes(bytes([7]) + bytes(3072))
+    message = refusal(f"cifar10:{tmp_path}")
+    assert "data_batch_3.bin has 61459 bytes, no multiple of 3073" in message
+    assert "test_batch.bin has label 7, batches.meta.txt 2 classes" in message
+
+
+def test_a_missing_cifar_file_is_named(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "cifar-10-batches-bin")
+    (tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin").unlink()
+    assert "it lacks data_batch_2.bin. Pass --download" in refusal(f"cifar10:{tmp_path}")
 
 
 # What is wrong

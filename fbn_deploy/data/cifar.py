@@ -71,27 +71,8 @@ def read_cifar(name: str, directory: Path, *, download: bool) -> Source:
     if folder is None:
         raise _missing(name, layout, directory)
 
-    records: dict[str, NDArray[np.uint8]] = {}
-    mistakes: list[str] = []
-    for file in (*layout.train, *layout.test):
-        raw = np.frombuffer((folder / file).read_bytes(), dtype=np.uint8)
-        size = layout.label_bytes + _PIXEL_BYTES
-        if len(raw) == 0 or len(raw) % size:
-            mistakes.append(f"{file} has {len(raw)} bytes, no multiple of {size}: it is truncated")
-        else:
-            records[file] = raw.reshape(-1, size)
-    classes = tuple((folder / layout.names).read_text(encoding="utf-8").split())
-    if not mistakes:
-        mistakes += [
-            f"{file} has label {records[file][:, layout.label_bytes - 1].max()}, "
-            f"but {layout.names} names {len(classes)} classes"
-            for file in records
-            if records[file][:, layout.label_bytes - 1].max() >= len(classes)
-        ]
-    if mistakes:
-        raise mistakes_error(f"the {name} files in {folder}", mistakes)
-
-    rows = np.concatenate(list(records.values()))
+    classes, records = _contents(name, layout, folder)
+    rows = np.concatenate([records[file] for file in (*layout.train, *layout.test)])
     num_train = sum(len(records[file]) for file in layout.train)
     planes = rows[:, layout.label_bytes :].reshape(-1, 3, 32, 32)
     return Source(
@@ -103,6 +84,30 @@ def read_cifar(name: str, directory: Path, *, download: bool) -> Source:
         mirrored=True,
         fingerprint=hashlib.sha256(rows.data).hexdigest(),
     )
+
+
+def _contents(
+    name: str, layout: _Layout, folder: Path
+) -> tuple[tuple[str, ...], dict[str, NDArray[np.uint8]]]:
+    """The class names, and each file's records as rows of bytes; ``FBNError`` for damage."""
+    size = layout.label_bytes + _PIXEL_BYTES
+    records: dict[str, NDArray[np.uint8]] = {}
+    mistakes: list[str] = []
+    try:
+        classes = tuple((folder / layout.names).read_text(encoding="ascii").split())
+        for file in (*layout.train, *layout.test):
+            raw = np.frombuffer((folder / file).read_bytes(), dtype=np.uint8)
+            if len(raw) == 0 or len(raw) % size:
+                mistakes.append(f"{file} has {len(raw)} bytes, no multiple of {size}")
+                continue
+            records[file] = raw.reshape(-1, size)
+            if (label := records[file][:, layout.label_bytes - 1].max()) >= len(classes):
+                mistakes.append(f"{file} has label {label}, {layout.names} {len(classes)} classes")
+    except (OSError, UnicodeDecodeError) as error:
+        mistakes.append(str(error))
+    if mistakes:
+        raise mistakes_error(f"the {name} files in {folder}; fetch them again", mistakes)
+    return classes, records
 
 
 def _find(layout: _Layout, directory: Path) -> Path | None:
@@ -130,14 +135,16 @@ def _missing(name: str, layout: _Layout, directory: Path) -> FBNError:
     if (directory / "train").is_dir():
         return FBNError(f"{directory} is an image folder, not {name}: pass --data {directory}.")
     python = [directory / layout.python_folder, directory / "batches.meta", directory / "meta"]
+    unpacked = directory / layout.folder
+    folder = unpacked if unpacked.is_dir() else directory
+    files = (*layout.train, *layout.test, layout.names)
     if not directory.is_dir():
         found = "there is no such folder"
     elif any(path.exists() for path in python):
         found = "it holds the Python version, pickles, and loading a pickle runs the code in it"
     else:
-        files = (*layout.train, *layout.test, layout.names)
-        found = f"no {', '.join(file for file in files if not (directory / file).is_file())}"
+        found = f"it lacks {', '.join(file for file in files if not (folder / file).is_file())}"
     return FBNError(
-        f"No binary version of {name} in {directory}: {found}. "
-        f"Pass --download, or unpack {layout.url} there."
+        f"No binary version of {name} in {folder}: {found}. "
+        f"Pass --download, or unpack {layout.url} in {directory}."
     )
