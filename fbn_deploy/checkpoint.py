@@ -1,0 +1,96 @@
+"""Weights and training state as safetensors: written whole or not at all, never a pickle.
+
+A checkpoint is a flat dict of tensors plus a JSON object that says what they belong to. Optimizer
+state is flattened to ``optimizer.<parameter name>.<key>``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.files import replacing
+
+OPTIMIZER = "optimizer."
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
+    """Writes ``tensors`` with the JSON object ``about`` into one safetensors file."""
+    from safetensors.torch import save_file
+
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(tensors, about) of a file written by ``save_tensors``.
+
+    Raises ``FBNError`` when it is missing, cut short or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FBNError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FBNError(
+            f"{path} is damaged or no safetensors file ({error}). It was left as it is; move it "
+            "away to compute it anew, or choose another directory with --run."
+        ) from error
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Copies ``tensors`` into ``network``; ``FBNError`` names what does not match."""
+    own = network.state_dict()
+    wrong = sorted(
+        name
+        for name in own.keys() | tensors.keys()
+        if name not in own or name not in tensors or own[name].shape != tensors[name].shape
+    )
+    if wrong:
+        raise FBNError(
+            f"{path} holds the weights of another network: {len(wrong)} of {len(own)} tensors do "
+            f"not match, the first is {wrong[0]}. Use the space and options it was trained with, "
+            "or another directory with --run."
+        )
+    network.load_state_dict(dict(tensors))
+
+
+def training_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Weights and optimizer state, flat."""
+    tensors = dict(network.state_dict())
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value is not None:
+                tensors[f"{OPTIMIZER}{names[parameter]}.{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def restore_training(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+) -> None:
+    """The inverse of ``training_state``: continues bit by bit where it was saved."""
+    weights = {name: t for name, t in tensors.items() if not name.startswith(OPTIMIZER)}
+    load_weights(network, weights, path)
+    parameters = dict(network.named_parameters())
+    for name, value in tensors.items():
+        if name.startswith(OPTIMIZER):
+            owner, _, key = name.removeprefix(OPTIMIZER).rpartition(".")
+            parameter = parameters[owner]
+            if value.shape == parameter.shape:
+                value = torch.empty_like(parameter).copy_(value)
+            optimizer.state[parameter][key] = value

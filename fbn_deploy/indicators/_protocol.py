@@ -1,0 +1,34 @@
+"""What an indicator is: a formula over the observation of a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fbn_deploy import plugins
+from fbn_deploy.indicators._observation import Observation
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """A named formula. ``needs_codes`` asks for the kernel of activation codes as well.
+
+    A value that is not finite (a network whose output is constant, say) ranks last.
+    """
+
+    name: str
+    description: str
+    value: Callable[[Observation], float]
+    higher_is_better: bool = True
+    needs_codes: bool = False
+
+
+def indicators() -> list[Indicator]:
+    """All indicators, by name."""
+    return [indicator(name) for name in plugins.names("fbn_deploy.indicators")]
+
+
+def indicator(name: str) -> Indicator:
+    """The indicator of that name; ``FBNError`` lists what exists."""
+    found: Indicator = plugins.load("fbn_deploy.indicators", name, "indicator").INDICATOR
+    return found

@@ -1,0 +1,17 @@
+"""Expressivity as the accuracy of the subnet inside the supernet (FBN-NAS, section 4)."""
+
+from __future__ import annotations
+
+from fbn_deploy.indicators._observation import Observation
+from fbn_deploy.indicators._protocol import Indicator
+
+
+def accuracy(observation: Observation) -> float:
+    """Share of correct predictions over all probe images, normalised by their own batch."""
+    correct = observation.logits.argmax(-1) == observation.labels
+    return float(correct.double().mean())
+
+
+INDICATOR = Indicator(
+    "expressivity-accuracy", "accuracy of the subnet with the supernet's weights", accuracy
+)

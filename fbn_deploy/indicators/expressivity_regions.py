@@ -1,0 +1,26 @@
+"""Expressivity as the number of linear regions that tell images apart (FBN-NAS, section 5.3).
+
+NASWOT (Mellor et al. 2021, equation 2): s = log |K|, K the kernel of binary activation codes, here
+on the fair supernet's path and with its trained BatchNorms.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from fbn_deploy.indicators._observation import Observation
+from fbn_deploy.indicators._protocol import Indicator
+
+
+def regions(observation: Observation) -> float:
+    """log |K|; −∞ when two images have the same code."""
+    if observation.code_kernel is None:
+        return float("nan")  # the network has no activation module to read codes from
+    sign, logdet = torch.linalg.slogdet(observation.code_kernel)
+    return float(logdet) if sign > 0 else float("-inf")
+
+
+INDICATOR = Indicator(
+    "expressivity-regions", "log-determinant of the kernel of activation codes (NASWOT)", regions,
+    needs_codes=True,
+)

@@ -1,0 +1,18 @@
+"""The γ-indicator of BN-NAS (Chen et al. 2021): how much the BatchNorms let each block through.
+
+The score of a block is the mean of |γ| over the channels of its last BatchNorm; an architecture's
+score is the sum over its blocks. On a ``conv-only`` supernet, ops without a BatchNorm count zero.
+"""
+
+from __future__ import annotations
+
+from fbn_deploy.indicators._observation import Observation
+from fbn_deploy.indicators._protocol import Indicator
+
+
+def gamma(observation: Observation) -> float:
+    """Σ over the chosen ops of mean |γ| of their last BatchNorm."""
+    return float(sum(n.gamma.abs().mean().item() for n in observation.norms if n.ends_choice))
+
+
+INDICATOR = Indicator("gamma", "sum of mean |γ| of each chosen op's last BatchNorm (BN-NAS)", gamma)

@@ -1,0 +1,114 @@
+"""The training loop that supernets and subnets share: it resumes bit by bit after a kill.
+
+Everything random is a function of the seed and the step (batches, paths, rates), so the state of
+a run is its step, its weights and its optimizer. They are saved every half minute; a run that is
+started again goes on from there and ends as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fbn_deploy.checkpoint import load_tensors, restore_training, save_tensors, training_state
+from fbn_deploy.errors import FBNError
+from fbn_deploy.progress import Reporter
+
+SAVE_EVERY_S = 30.0
+Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a run of the loop needs.
+
+    ``backward(images, labels, step)`` runs the passes, leaves gradients, and returns the loss.
+    ``about`` identifies the run: a checkpoint of another run is refused.
+    """
+
+    title: str
+    steps: int
+    batches: Callable[[int, int], Iterator[Batch]]  # (start, stop) → those batches
+    backward: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
+    rate: Callable[[int], float]
+    checkpoint: Path
+    about: Mapping[str, Any]
+
+
+def run_loop(
+    loop: Loop, network: nn.Module, optimizer: torch.optim.Optimizer, reporter: Reporter
+) -> float:
+    """Trains ``network`` in place to the last step and returns its seconds of training.
+
+    The checkpoint stays; whoever stores the result removes it. Raises ``FBNError`` when the loss
+    is not finite or the checkpoint belongs to another run.
+    """
+    step, seconds = _resumed(loop, network, optimizer)
+    device = next(network.parameters()).device
+    started = saved = time.monotonic()
+    with reporter.task(loop.title, loop.steps, "steps") as task:
+        batches = loop.batches(step, loop.steps)
+        first, images_seen = step, 0
+        for images, labels in batches:
+            for group in optimizer.param_groups:
+                group["lr"] = loop.rate(step)
+            optimizer.zero_grad(set_to_none=True)
+            loss = loop.backward(images.to(device), labels.to(device), step)
+            optimizer.step()
+            step += 1
+            images_seen += len(images)
+            now = time.monotonic()
+            if step % 10 == 0 or step == loop.steps or step == first + 1:
+                value = _finite(float(loss), loop.title, step)
+                pace = images_seen / (now - started)
+                task.update(step, f"{pace:,.0f} images/s, loss {value:.3f}")
+            if now - saved > SAVE_EVERY_S and step < loop.steps:
+                _save(loop, network, optimizer, step, seconds + now - started)
+                saved = now
+    seconds += time.monotonic() - started
+    if step > first:
+        _save(loop, network, optimizer, step, seconds)
+    return seconds
+
+
+def _save(
+    loop: Loop, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
+) -> None:
+    about = {**loop.about, "step": step, "seconds": seconds}
+    save_tensors(loop.checkpoint, training_state(network, optimizer), about)
+
+
+def _resumed(
+    loop: Loop, network: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[int, float]:
+    if not loop.checkpoint.exists():
+        return 0, 0.0
+    tensors, about = load_tensors(loop.checkpoint)
+    step, seconds = about.pop("step", 0), about.pop("seconds", 0.0)
+    refuse_other_run(loop.checkpoint, about, loop.about)
+    restore_training(network, optimizer, tensors, loop.checkpoint)
+    return step, seconds
+
+
+def refuse_other_run(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """``FBNError`` that names what differs when ``path`` was made by a run of other settings."""
+    differing = sorted(k for k in found.keys() | asked.keys() if found.get(k) != asked.get(k))
+    if differing:
+        details = "; ".join(f"{k}: {found.get(k)} there, {asked.get(k)} asked" for k in differing)
+        raise FBNError(
+            f"{path} belongs to a run with other settings ({details}). Start with the settings "
+            "it was made with, or choose another directory with --run."
+        )
+
+
+def _finite(loss: float, title: str, step: int) -> float:
+    if not math.isfinite(loss):
+        raise FBNError(f"{title}: the loss is {loss} at step {step}; lower --learning-rate.")
+    return loss

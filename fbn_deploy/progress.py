@@ -1,0 +1,160 @@
+"""Progress of long work: a bar with rate and time left, plain lines when there is no terminal.
+
+Whoever works long is handed a ``Reporter`` and knows nothing of terminals. Everything is written
+to stderr, so that stdout carries results only.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+LINE_EVERY_S = 10.0  # between two plain lines of one task
+
+
+class Task(Protocol):
+    """One piece of long work that is under way."""
+
+    def update(self, done: int, note: str = "") -> None:
+        """``done`` of the task's total are done; ``note`` is what to show beside it."""
+
+
+class Reporter(Protocol):
+    """Where progress goes."""
+
+    def task(self, title: str, total: int, unit: str) -> _TaskContext:
+        """A task of ``total`` units; use it in a ``with`` statement."""
+
+    def say(self, message: str) -> None:
+        """One line that stays."""
+
+
+class _TaskContext(Protocol):
+    def __enter__(self) -> Task: ...
+    def __exit__(self, *exception: object) -> bool | None: ...
+
+
+class _SilentTask:
+    def update(self, done: int, note: str = "") -> None:
+        pass
+
+
+class Silent:
+    """Says nothing."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+        yield _SilentTask()
+
+    def say(self, message: str) -> None:
+        pass
+
+
+class Pace:
+    """Units a second and seconds left, from the units done since the first update."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._first: tuple[float, int] | None = None
+
+    def text(self, done: int, unit: str) -> str:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, done)
+        elapsed, since = now - self._first[0], done - self._first[1]
+        if elapsed <= 0 or since <= 0:
+            return ""
+        rate = since / elapsed
+        return f"{_rate(rate, unit)}, {duration((self._total - done) / rate)} left"
+
+
+def _rate(rate: float, unit: str) -> str:
+    if rate >= 1 or not unit:
+        return f"{rate:,.3g} {unit}/s" if rate < 100 else f"{rate:,.0f} {unit}/s"
+    return f"{1 / rate:.3g} s per {unit.rstrip('s')}"
+
+
+def duration(seconds: float) -> str:
+    """``8.4 s``, ``75 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 10:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class _LineTask:
+    def __init__(self, title: str, total: int, unit: str) -> None:
+        self._title, self._total, self._unit = title, total, unit
+        self._pace, self._last = Pace(total), time.monotonic()
+
+    def update(self, done: int, note: str = "") -> None:
+        pace = self._pace.text(done, self._unit)
+        now = time.monotonic()
+        if now - self._last >= LINE_EVERY_S:
+            self._last = now
+            parts = [f"{self._title}: {done}/{self._total} {self._unit}", pace, note]
+            print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
+
+
+class Lines:
+    """Plain lines on stderr, at most one every ten seconds for a task."""
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+        started = time.monotonic()
+        yield _LineTask(title, total, unit)
+        print(f"{title}: done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+
+    def say(self, message: str) -> None:
+        print(message, file=sys.stderr, flush=True)
+
+
+class _BarTask:
+    def __init__(self, bar: object, number: object, total: int, unit: str) -> None:
+        self._bar, self._number, self._unit, self._pace = bar, number, unit, Pace(total)
+
+    def update(self, done: int, note: str = "") -> None:
+        text = ", ".join(part for part in (self._pace.text(done, self._unit), note) if part)
+        self._bar.update(self._number, completed=done, note=text)  # type: ignore[attr-defined]
+
+
+class Bars:
+    """A rich progress bar on stderr."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+
+    @contextmanager
+    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        started = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=self._console, transient=True) as bar:
+            number = bar.add_task(title, total=total, note="")
+            yield _BarTask(bar, number, total, unit)
+        self.say(f"{title}: done in {duration(time.monotonic() - started)}")
+
+    def say(self, message: str) -> None:
+        self._console.print(message, highlight=False, markup=False, soft_wrap=True)
+
+
+def reporter(quiet: bool = False) -> Reporter:
+    """Bars on a terminal, plain lines elsewhere, nothing when ``quiet``."""
+    if quiet:
+        return Silent()
+    return Bars() if sys.stderr.isatty() else Lines()

@@ -1,0 +1,1 @@
+"""The supernet: Choice blocks, fair BatchNorm, path samplers, training, and subnets out of it."""

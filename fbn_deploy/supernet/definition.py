@@ -1,0 +1,129 @@
+"""A search space file and its options: from ``--space mobilenet --width 0.5`` to a network.
+
+A space file defines ``network(num_classes, resolution, **options) -> nn.Module`` with ``Choice``
+blocks in it. It may also define ``is_valid(architecture)``, ``canonical(architecture)``,
+``text(architecture)`` and ``parse(text)``; see ``fbn_deploy.space.SearchSpace``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from fbn_deploy import plugins
+from fbn_deploy.errors import FBNError, unknown
+from fbn_deploy.space import SearchSpace
+from fbn_deploy.supernet.choice import decisions
+
+PACKAGE = "searchspaces"
+GIVEN = ("num_classes", "resolution")  # what every space is given; the rest are its own options
+
+
+@dataclass(frozen=True)
+class SpaceDefinition:
+    """A space file with values for its options. ``resolution`` is in pixels a side."""
+
+    spec: str
+    resolution: int
+    options: Mapping[str, Any]
+    module: ModuleType = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        """``mobilenet``, or the stem of a user's file."""
+        return Path(self.spec).stem if self.spec.endswith(".py") else self.spec
+
+    def network(self, num_classes: int, seed: int) -> nn.Module:
+        """The space's network, weights drawn from ``seed``, channels-last.
+
+        Raises ``FBNError`` when the file's ``network`` fails or gives no module.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                network = self.module.network(num_classes, self.resolution, **self.options)
+            except FBNError:
+                raise
+            except Exception as error:
+                raise FBNError(
+                    f"network() of the search space {self.spec!r} failed with "
+                    f"{self.options}: {type(error).__name__}: {error}"
+                ) from error
+        if not isinstance(network, nn.Module):
+            raise FBNError(f"network() of the search space {self.spec!r} must return a Module.")
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def search_space(self, network: nn.Module) -> SearchSpace:
+        """The decisions of ``network`` with the rules of this file."""
+        return SearchSpace(
+            self.name,
+            decisions(network),
+            is_valid=getattr(self.module, "is_valid", lambda architecture: True),
+            canonical_form=getattr(self.module, "canonical", None),
+            text_form=getattr(self.module, "text", None),
+            text_parser=getattr(self.module, "parse", None),
+        )
+
+    def example(self, batch: int = 1) -> torch.Tensor:
+        """An input of zeros, shape (batch, 3, resolution, resolution)."""
+        return torch.zeros(batch, 3, self.resolution, self.resolution)
+
+    def as_json(self) -> dict[str, Any]:
+        """What identifies the space: its name or file, the file's hash, and the options."""
+        source = inspect.getsource(self.module).encode()
+        return {
+            "name": self.spec,
+            "resolution": self.resolution,
+            "options": dict(self.options),
+            "sha256": hashlib.sha256(source).hexdigest(),
+        }
+
+
+def definition(
+    spec: str, resolution: int | None = None, options: Mapping[str, Any] | None = None
+) -> SpaceDefinition:
+    """The space ``spec``: a name from the registry, or a path that ends in ``.py``.
+
+    ``options`` left out keep the defaults of the space's ``network``; texts are converted to the
+    type of the default. Raises ``FBNError`` for an unknown space or option.
+    """
+    if spec.endswith(".py"):
+        module = plugins.load_file(Path(spec), "search space")
+    else:
+        module = plugins.load(PACKAGE, spec, "search space")
+    if not callable(getattr(module, "network", None)):
+        raise FBNError(f"{spec} defines no network(num_classes, resolution), so it is no space.")
+    parameters = inspect.signature(module.network).parameters
+    if lacking := [name for name in GIVEN if name not in parameters]:
+        raise FBNError(f"network() of {spec} must take num_classes and resolution; no {lacking}.")
+    own = {name: p.default for name, p in parameters.items() if name not in GIVEN}
+    chosen = {}
+    for name, value in (options or {}).items():
+        if name not in own:
+            raise unknown(f"option of the search space {spec!r} called", name, own)
+        chosen[name] = _converted(f"{spec} option {name}", value, own[name])
+    default = parameters["resolution"].default
+    pixels = resolution or (32 if default is inspect.Parameter.empty else default)
+    return SpaceDefinition(spec, int(pixels), {**own, **chosen}, module)
+
+
+def _converted(what: str, value: Any, default: Any) -> Any:
+    """``value`` in the type of ``default``; texts come from the command line."""
+    if not isinstance(value, str) or isinstance(default, str):
+        return value
+    if isinstance(default, bool):
+        if value.lower() in ("true", "yes", "1", "false", "no", "0"):
+            return value.lower() in ("true", "yes", "1")
+        raise FBNError(f"{what} is true or false, not {value!r}.")
+    try:
+        return type(default)(value)
+    except (TypeError, ValueError):
+        raise FBNError(f"{what} is a {type(default).__name__}, not {value!r}.") from None

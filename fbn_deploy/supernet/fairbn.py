@@ -1,0 +1,96 @@
+"""Fair BatchNorm: every candidate op of every choice ends in a BatchNorm.
+
+Convolution blocks bring one of their own; pooling, identity and zero ops do not, so that a
+comparison by BatchNorm quantities would leave them out (BN-NAS). FBN-NAS gives each of them one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.supernet.choice import choices, each_choice_input
+
+
+class FairBN(nn.Module):
+    """An op followed by the BatchNorm that it did not bring."""
+
+    def __init__(self, op: nn.Module, num_channels: int) -> None:
+        super().__init__()
+        self.op = op
+        self.bn = nn.BatchNorm2d(num_channels)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.bn(self.op(*inputs))
+        return output
+
+
+def last_batchnorm(op: nn.Module) -> _BatchNorm | None:
+    """The BatchNorm whose output ``op`` returns, also as a term of a residual sum; else None.
+
+    An op that ``torch.fx`` cannot trace is judged by its last registered leaf module.
+    """
+    if isinstance(op, FairBN):
+        return op.bn
+    try:
+        graph = fx.symbolic_trace(op)
+    except Exception:
+        leaves = [m for m in op.modules() if not any(m.children())]
+        return leaves[-1] if leaves and isinstance(leaves[-1], _BatchNorm) else None
+    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    pending = [output.args[0]]
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, fx.Node):
+            continue
+        if node.op == "call_module":
+            module = graph.get_submodule(str(node.target))
+            if isinstance(module, _BatchNorm):
+                return module
+        if getattr(node.target, "__name__", node.target) in {"add", "add_", "iadd"}:
+            pending += node.args
+    return None
+
+
+@torch.no_grad()
+def make_fair(network: nn.Module, example: torch.Tensor) -> nn.Module:
+    """Appends a BatchNorm, in place, to every candidate op that does not end in one.
+
+    ``example`` is an input of shape (N, 3, H, W) by which the widths are found. Raises
+    ``FBNError`` where the candidates of a choice do not agree on the shape of their output.
+    """
+    for path, shapes in candidate_shapes(network, example).items():
+        choice = choices(network)[path]
+        for option, op in choice.candidates.items():
+            if last_batchnorm(op) is None:
+                choice.candidates[option] = FairBN(op, shapes[1])
+    return network
+
+
+@torch.no_grad()
+def candidate_shapes(network: nn.Module, example: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """Module path of each choice → the shape of its output, checked to be one for all candidates."""
+    training = network.training
+    network.eval()
+    found: dict[str, tuple[int, ...]] = {}
+    mistakes: list[str] = []
+    try:
+        with each_choice_input(network) as inputs:
+            network(example)
+        for path, choice in choices(network).items():
+            if path not in inputs:
+                continue  # inside a candidate that is not chosen: it has no input of its own yet
+            shapes = {o: tuple(op(*inputs[path]).shape) for o, op in choice.candidates.items()}
+            found[path] = next(iter(shapes.values()))
+            if len(set(shapes.values())) > 1:
+                mistakes.append(f"choice {choice.decision.name!r} at {path}: {shapes}")
+    finally:
+        network.train(training)
+    if mistakes:
+        raise FBNError(
+            "The candidates of a choice must give outputs of one shape, but they differ: "
+            + "; ".join(mistakes)
+        )
+    return found

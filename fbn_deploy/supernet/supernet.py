@@ -1,0 +1,96 @@
+"""The supernet: a space's network with its BatchNorms in place, and the subnets inside it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fbn_deploy.errors import unknown
+from fbn_deploy.space import Architecture, SearchSpace
+from fbn_deploy.supernet.choice import Choice, choices
+from fbn_deploy.supernet.definition import SpaceDefinition
+from fbn_deploy.supernet.fairbn import FairBN, candidate_shapes, last_batchnorm, make_fair
+
+BN_MODES = ("fair", "conv-only")
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """All candidate ops of a space in one network; ``network`` runs the path selected last."""
+
+    network: nn.Module
+    space: SearchSpace
+    definition: SpaceDefinition
+    num_classes: int
+    bn: str
+
+    @functools.cached_property
+    def _ends(self) -> dict[tuple[str, str], list[_BatchNorm]]:
+        ends: dict[tuple[str, str], list[_BatchNorm]] = {}
+        for choice in choices(self.network).values():
+            for option, op in choice.candidates.items():
+                if (bn := last_batchnorm(op)) is not None:
+                    ends.setdefault((choice.decision.name, option), []).append(bn)
+        return ends
+
+    def choice_ends(self, architecture: Architecture) -> set[_BatchNorm]:
+        """The last BatchNorm of every op that ``architecture`` chooses, where it has one."""
+        return {bn for choice in architecture.choices for bn in self._ends.get(choice, [])}
+
+
+def build_supernet(
+    definition: SpaceDefinition, num_classes: int, *, bn: str = "fair", seed: int = 0
+) -> Supernet:
+    """The untrained supernet, weights drawn from ``seed``.
+
+    ``bn="fair"`` adds a BatchNorm to every candidate op that has none (FBN-NAS); ``"conv-only"``
+    leaves the space as its author wrote it (BN-NAS, the control).
+    """
+    if bn not in BN_MODES:
+        raise unknown("BatchNorm mode", bn, BN_MODES)
+    network = definition.network(num_classes, seed)
+    space = definition.search_space(network)
+    if bn == "fair":
+        make_fair(network, definition.example(2))
+    else:
+        candidate_shapes(network, definition.example(2))
+    return Supernet(network, space, definition, num_classes, bn)
+
+
+def materialize(network: nn.Module, architecture: Architecture, *, fair: bool = True) -> nn.Module:
+    """A copy of ``network`` with the chosen ops in the place of its choices: a plain module.
+
+    ``fair=False`` also takes the added BatchNorms out, which gives the bare architecture.
+    """
+    kept = {id(op): None for op in _unchosen(network, architecture)}
+    subnet = copy.deepcopy(network, dict(kept))  # what is not chosen is not copied
+    _replace(subnet, architecture, fair)
+    return subnet
+
+
+def _unchosen(network: nn.Module, architecture: Architecture) -> list[nn.Module]:
+    return [
+        op
+        for choice in choices(network).values()
+        for option, op in choice.candidates.items()
+        if option != architecture[choice.decision.name]
+    ]
+
+
+def _replace(parent: nn.Module, architecture: Architecture, fair: bool) -> None:
+    for name, child in list(parent.named_children()):
+        op = child
+        while isinstance(op, (Choice, FairBN)):
+            if isinstance(op, Choice):
+                op = op.candidates[architecture[op.decision.name]]
+            elif fair:
+                break
+            else:
+                op = op.op
+        if op is not child:
+            setattr(parent, name, op)
+        _replace(op, architecture, fair)
