@@ -83,8 +83,8 @@ CONFIRM = TimingProtocol(
     warmup_runs=10,
     round_s=0.25,
     min_rounds=6,
-    width=0.01,
-    limit_s=8.0,
+    width=0.015,
+    limit_s=5.0,
     pause_s=0.35,
     attempts=3,
 )
