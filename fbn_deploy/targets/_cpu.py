@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -12,6 +13,7 @@ _NO_TURBO = Path("/sys/devices/system/cpu/intel_pstate/no_turbo")
 _BOOST = Path("/sys/devices/system/cpu/cpufreq/boost")
 
 
+@functools.cache
 def device_name() -> str:
     """Model name, family/model/stepping (many virtual machines share one name) and core count."""
     facts = _cpuinfo()

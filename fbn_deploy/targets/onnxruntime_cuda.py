@@ -53,7 +53,7 @@ class OnnxRuntimeCuda:
             "onnxruntime": onnxruntime.__version__,
             "cuda": str(onnxruntime.cuda_version),
             "driver_cuda": _cuda.driver_version(),
-            "driver": _nvidia_smi("driver_version"),
+            "driver": _driver_version(),
         }
 
     def device(self) -> str:
@@ -91,6 +91,11 @@ class OnnxRuntimeCuda:
             device="cuda",
             profile=profile,
         )
+
+
+@functools.cache
+def _driver_version() -> str:
+    return _nvidia_smi("driver_version")
 
 
 def _nvidia_smi(query: str) -> str:
