@@ -25,16 +25,16 @@ MIN_FEATURES = 4  # pixels a side of the last feature map, where the resolution 
 def network(
     num_classes: int,
     resolution: int = 32,
-    width: float = 1.0,
+    width: float = 0.75,
     depth: int = 4,
     squeeze_excite: bool = False,
 ) -> nn.Module:
     """The space as one network for images of ``resolution`` × ``resolution``.
 
-    ``width`` scales all channels; ``depth`` is the number of layers a stage (the last stage keeps
-    one); ``squeeze_excite`` adds a variant with attention to every block. Of the five reductions
-    (stem and four stages) the first ones are left out for small images, so that the last feature
-    map keeps at least 4 pixels a side.
+    ``width`` scales all channels, 1.0 being the network of the paper; ``depth`` is the number of
+    layers a stage (the last stage keeps one); ``squeeze_excite`` adds a variant with attention to
+    every block. Of the five reductions (stem and four stages) the first ones are left out for
+    small images, so that the last feature map keeps at least 4 pixels a side.
     """
     if depth < 1 or width <= 0 or resolution < 8:
         raise FBNError(

@@ -171,11 +171,12 @@ def _timed_rounds(
     """Rounds until the interval is narrow enough, or the time limit ends it (three rounds at
     least, however slow the network)."""
     rounds: list[_Round] = []
+    medians: list[float] = []
     before = machine.snapshot()
     paused_s = 0.0
     while True:
         rounds.append(_round(enqueue, protocol, machine))
-        medians = [statistics.median(r.used_ms) for r in rounds]
+        medians.append(statistics.median(rounds[-1].used_ms))
         narrow = _half_width(medians) <= protocol.width * statistics.median(medians)
         over = machine.now_s() - before.time_s >= protocol.limit_s
         if len(rounds) >= 3 and (over or (narrow and len(rounds) >= protocol.min_rounds)):

@@ -6,6 +6,7 @@ import copy
 import functools
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -61,36 +62,41 @@ def build_supernet(
     return Supernet(network, space, definition, num_classes, bn)
 
 
+class Chosen(nn.Module):
+    """The op that was chosen, in the place of its choice; the option's name stays in its path."""
+
+    def __init__(self, option: str, op: nn.Module) -> None:
+        super().__init__()
+        self._option = option
+        self.add_module(option, op)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.get_submodule(self._option)(*inputs)
+        return output
+
+
 def materialize(network: nn.Module, architecture: Architecture, *, fair: bool = True) -> nn.Module:
     """A copy of ``network`` with the chosen ops in the place of its choices: a plain module.
 
     ``fair=False`` also takes the added BatchNorms out, which gives the bare architecture.
     """
-    kept = {id(op): None for op in _unchosen(network, architecture)}
-    subnet = copy.deepcopy(network, dict(kept))  # what is not chosen is not copied
-    _replace(subnet, architecture, fair)
-    return subnet
-
-
-def _unchosen(network: nn.Module, architecture: Architecture) -> list[nn.Module]:
-    return [
-        op
+    unchosen = {
+        id(op): None
         for choice in choices(network).values()
         for option, op in choice.candidates.items()
         if option != architecture[choice.decision.name]
-    ]
+    }
+    subnet = copy.deepcopy(network, dict(unchosen))  # what is not chosen is not copied
+    return _plain(subnet, architecture, fair)
 
 
-def _replace(parent: nn.Module, architecture: Architecture, fair: bool) -> None:
-    for name, child in list(parent.named_children()):
-        op = child
-        while isinstance(op, (Choice, FairBN)):
-            if isinstance(op, Choice):
-                op = op.candidates[architecture[op.decision.name]]
-            elif fair:
-                break
-            else:
-                op = op.op
-        if op is not child:
-            setattr(parent, name, op)
-        _replace(op, architecture, fair)
+def _plain(module: nn.Module, architecture: Architecture, fair: bool) -> nn.Module:
+    """``module`` without choices, and without added BatchNorms unless ``fair``."""
+    if isinstance(module, Choice):
+        option = architecture[module.decision.name]
+        return Chosen(option, _plain(module.candidates[option], architecture, fair))
+    if isinstance(module, FairBN) and not fair:
+        return _plain(module.op, architecture, fair)
+    for name, child in list(module.named_children()):
+        setattr(module, name, _plain(child, architecture, fair))
+    return module

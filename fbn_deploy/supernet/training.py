@@ -29,14 +29,19 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
     "adam": lambda parameters, rate: torch.optim.Adam(parameters, rate),
 }
+EPOCHS, MIN_STEPS = 10, 300
 RATES = {"sgd": 0.1, "adam": 0.02}  # peak learning rates that are used when none is given
 
 
 @dataclass(frozen=True)
 class SupernetSettings:
-    """How a supernet is trained. No weight decay: it would shrink γ, which is what is read."""
+    """How a supernet is trained. No weight decay: it would shrink γ, which is what is read.
 
-    epochs: float = 10.0
+    ``epochs=None`` stands for ten epochs, a tenth of full training as in BN-NAS, and at least
+    ``MIN_STEPS`` steps.
+    """
+
+    epochs: float | None = None
     batch_size: int = 64
     optimizer: str = "adam"
     learning_rate: float | None = None
@@ -54,6 +59,8 @@ class SupernetSettings:
         return self.learning_rate or RATES[self.optimizer]
 
     def steps(self, per_epoch: int) -> int:
+        if self.epochs is None:
+            return max(MIN_STEPS, EPOCHS * per_epoch)
         return max(1, round(self.epochs * per_epoch))
 
 
@@ -66,7 +73,7 @@ def check(settings: SupernetSettings) -> None:
     ):
         if value not in known:
             mistakes.append(str(unknown(kind, value, known)))
-    if settings.epochs <= 0 or settings.batch_size < 2:
+    if (settings.epochs is not None and settings.epochs <= 0) or settings.batch_size < 2:
         mistakes.append(
             f"A supernet needs epochs above 0 and batches of at least 2 images; asked: "
             f"{settings.epochs} epochs, batches of {settings.batch_size}."

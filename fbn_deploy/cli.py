@@ -1,0 +1,489 @@
+"""The command line: parse, one call, print. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fbn_deploy import __version__
+from fbn_deploy.errors import FBNError
+
+app = typer.Typer(
+    name="fbn",
+    help="Finds, trains and exports the best network that meets a latency budget on your device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RUN, DATA, SEARCH, TRAIN = "Run", "Data and space", "Search", "Training"
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Run = Annotated[
+    Path | None, typer.Option("--run", help="Run directory.", show_default="runs/<time>")
+]
+RunArgument = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]
+Space = Annotated[
+    str | None,
+    typer.Option("--space", help="Search space or a .py file.", show_default="mobilenet"),
+]
+Resolution = Annotated[
+    int | None, typer.Option("--resolution", help="Pixels a side.", show_default="the space's")
+]
+Width = Annotated[float | None, typer.Option("--width", help="The space's width.")]
+Depth = Annotated[int | None, typer.Option("--depth", help="The space's layers a stage.")]
+SpaceOption = Annotated[
+    list[str] | None,
+    typer.Option("--space-option", "-o", help="Any option of the space, NAME=VALUE; repeats."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option("--data", help="digits, a folder of images, or cifar10:DIR.", show_default="digits"),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch CIFAR if it is not there.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.", show_default="0")]
+Bn = Annotated[str | None, typer.Option("--bn", help="fair or conv-only.", show_default="fair")]
+TrainMode = Annotated[str | None, typer.Option("--train", help="bn or all.", show_default="bn")]
+Sampler = Annotated[
+    str | None, typer.Option("--sampler", help="uniform or fair.", show_default="uniform")
+]
+Epochs = Annotated[
+    float | None,
+    typer.Option("--epochs", help="Supernet epochs.", show_default="10, at least 300 steps"),
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Supernet batch.", show_default="64")
+]
+Optimizer = Annotated[
+    str | None, typer.Option("--optimizer", help="adam or sgd.", show_default="adam")
+]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Supernet peak rate.")]
+Schedule = Annotated[
+    str | None, typer.Option("--schedule", help="cosine or linear.", show_default="cosine")
+]
+Smoothing = Annotated[
+    float | None, typer.Option("--label-smoothing", help="Supernet.", show_default="0.1")
+]
+LatencyBudget = Annotated[
+    list[str] | None,
+    typer.Option("--latency-budget", help="10ms or openvino-cpu:5ms; repeats."),
+]
+FlopsBudget = Annotated[str | None, typer.Option("--flops-budget", help="300M multiply-adds.")]
+ParamsBudget = Annotated[str | None, typer.Option("--params-budget", help="4.2M parameters.")]
+TargetName = Annotated[
+    str | None, typer.Option("--target", help="See fbn targets.", show_default="the best ready one")
+]
+Threads = Annotated[int, typer.Option("--threads", help="Threads on a CPU target.")]
+Batch = Annotated[int, typer.Option("--batch", help="Images a run on the target.")]
+Algorithm = Annotated[str, typer.Option("--algorithm", help="evolution or random.")]
+Candidates = Annotated[int, typer.Option("--candidates", help="Architectures to score.")]
+IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]
+ProbeBatches = Annotated[int, typer.Option("--probe-batches", help="Batches that score one.")]
+ProbeSize = Annotated[int, typer.Option("--probe-size", help="Images in each of them.")]
+RetrainEpochs = Annotated[float, typer.Option("--retrain-epochs", help="Epochs of the subnet.")]
+RetrainBatch = Annotated[int, typer.Option("--retrain-batch", help="Batch of the subnet.")]
+RetrainRate = Annotated[float, typer.Option("--retrain-rate", help="Peak rate of the subnet.")]
+KeepFairBn = Annotated[
+    bool,
+    typer.Option("--keep-fair-bn/--drop-fair-bn", help="Train with the added BatchNorms or not."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    run: Run = None,
+    space: Space = None,
+    resolution: Resolution = None,
+    width: Width = None,
+    depth: Depth = None,
+    space_option: SpaceOption = None,
+    data: Data = None,
+    download: Download = False,
+    seed: Seed = None,
+    bn: Bn = None,
+    train_mode: TrainMode = None,
+    sampler: Sampler = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    optimizer: Optimizer = None,
+    learning_rate: Rate = None,
+    schedule: Schedule = None,
+    label_smoothing: Smoothing = None,
+    json_output: Json = False,
+) -> None:
+    """Trains the supernet."""
+    from fbn_deploy.pipeline.train import trained_supernet
+
+    context = _context(run, json_output, _given(locals()))
+    _, seconds = trained_supernet(context)
+    result = {"run": str(context.run.path), "seconds": seconds}
+    _print(json_output, result, f"Trained supernet in {context.run.supernet} ({seconds:.0f} s)")
+
+
+@app.command()
+def search(
+    run: Run = None,
+    latency_budget: LatencyBudget = None,
+    flops_budget: FlopsBudget = None,
+    params_budget: ParamsBudget = None,
+    target: TargetName = None,
+    threads: Threads = 1,
+    batch: Batch = 1,
+    algorithm: Algorithm = "evolution",
+    candidates: Candidates = 200,
+    indicator: IndicatorName = "cpi",
+    probe_batches: ProbeBatches = 4,
+    probe_size: ProbeSize = 64,
+    space: Space = None,
+    resolution: Resolution = None,
+    width: Width = None,
+    depth: Depth = None,
+    space_option: SpaceOption = None,
+    data: Data = None,
+    download: Download = False,
+    seed: Seed = None,
+    bn: Bn = None,
+    train_mode: TrainMode = None,
+    sampler: Sampler = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    optimizer: Optimizer = None,
+    learning_rate: Rate = None,
+    schedule: Schedule = None,
+    label_smoothing: Smoothing = None,
+    json_output: Json = False,
+) -> None:
+    """Trains if needed, searches under the budgets, confirms the best on the target."""
+    from fbn_deploy.pipeline.search import search as run_search
+
+    said = locals()
+    settings = _search_settings(said)
+    context = _context(run, json_output, _given(said))
+    found = run_search(context, settings)
+    _print(json_output, found, _winner(found, context.run.path))
+
+
+@app.command()
+def retrain(
+    run: RunArgument,
+    epochs: RetrainEpochs = 30.0,
+    batch_size: RetrainBatch = 64,
+    learning_rate: RetrainRate = 0.1,
+    keep_fair_bn: KeepFairBn = True,
+    json_output: Json = False,
+) -> None:
+    """Trains the chosen subnet to its real accuracy."""
+    from fbn_deploy.pipeline.retrain import retrained_subnet
+    from fbn_deploy.retrain import RetrainSettings
+
+    context = _existing(run, json_output)
+    settings = RetrainSettings(
+        epochs, batch_size, learning_rate, fair_bn=keep_fair_bn, seed=context.seed
+    )
+    _, results = retrained_subnet(context, settings)
+    _print(json_output, results, _accuracy(results))
+
+
+@app.command()
+def export(run: RunArgument, target: TargetName = None, json_output: Json = False) -> None:
+    """Folds, writes model.onnx, and verifies it against the trained subnet on real images."""
+    from fbn_deploy.files import read_json
+    from fbn_deploy.pipeline.deploy import verification_targets
+    from fbn_deploy.pipeline.export import export_subnet
+    from fbn_deploy.pipeline.retrain import load_subnet
+    from fbn_deploy.targets import ready_target
+
+    chosen = [ready_target(target)] if target else []
+    context = _existing(run, json_output)
+    network, _ = load_subnet(context)
+    names = {each.name for each in chosen}
+    others = verification_targets(read_json(context.run.search))
+    content = export_subnet(
+        context, network, chosen + [each for each in others if each.name not in names]
+    )
+    _print(json_output, content, f"Verified model in {context.run.model}")
+
+
+@app.command()
+def profile(
+    model: Annotated[Path, typer.Argument(help="Run directory or ONNX file.", metavar="RUN|ONNX")],
+    target: TargetName = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="Threads.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Images a run.")] = None,
+    json_output: Json = False,
+) -> None:
+    """Measures latency with its story, and by layer."""
+    from fbn_deploy.latency.table import profile_table
+    from fbn_deploy.pipeline.profile import profile as run_profile
+
+    found = run_profile(model, target=target, threads=threads, batch=batch)
+    _print(json_output, found.as_json(), profile_table(found))
+
+
+@app.command()
+def deploy(
+    run: Run = None,
+    latency_budget: LatencyBudget = None,
+    flops_budget: FlopsBudget = None,
+    params_budget: ParamsBudget = None,
+    target: TargetName = None,
+    threads: Threads = 1,
+    batch: Batch = 1,
+    algorithm: Algorithm = "evolution",
+    candidates: Candidates = 200,
+    indicator: IndicatorName = "cpi",
+    probe_batches: ProbeBatches = 4,
+    probe_size: ProbeSize = 64,
+    retrain_epochs: RetrainEpochs = 30.0,
+    retrain_batch: RetrainBatch = 64,
+    retrain_rate: RetrainRate = 0.1,
+    keep_fair_bn: KeepFairBn = True,
+    space: Space = None,
+    resolution: Resolution = None,
+    width: Width = None,
+    depth: Depth = None,
+    space_option: SpaceOption = None,
+    data: Data = None,
+    download: Download = False,
+    seed: Seed = None,
+    bn: Bn = None,
+    train_mode: TrainMode = None,
+    sampler: Sampler = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    optimizer: Optimizer = None,
+    learning_rate: Rate = None,
+    schedule: Schedule = None,
+    label_smoothing: Smoothing = None,
+    json_output: Json = False,
+) -> None:
+    """Search, retrain, export, verify, profile: all of it, in one go."""
+    from fbn_deploy.latency.table import profile_table
+    from fbn_deploy.pipeline.deploy import deploy as run_deploy
+    from fbn_deploy.retrain import RetrainSettings
+
+    said = locals()
+    settings = _search_settings(said)
+    context = _context(run, json_output, _given(said))
+    done = run_deploy(
+        context,
+        settings,
+        RetrainSettings(
+            retrain_epochs, retrain_batch, retrain_rate, fair_bn=keep_fair_bn, seed=context.seed
+        ),
+    )
+    if json_output:
+        summary = {
+            "run": str(context.run.path),
+            "best": done.search["best"],
+            "training": done.training,
+            "verification": done.verification,
+            "profile": done.profile.as_json(),
+        }
+        return _print(True, summary, "")
+    for part in (
+        profile_table(done.profile),
+        "",
+        _winner(done.search, context.run.path),
+        _accuracy(done.training),
+        *(_verified(result) for result in done.verification["results"]),
+        f"Latency of {context.run.model}: {done.profile.record.value_ms:.3f} ms",
+    ):
+        _print(False, None, part)
+
+
+@app.command()
+def fold(
+    source: Annotated[Path, typer.Argument(help="ONNX file.", metavar="IN.onnx")],
+    destination: Annotated[Path, typer.Argument(help="Where to write.", metavar="OUT.onnx")],
+    report: Annotated[Path | None, typer.Option("--report", help="JSON report.")] = None,
+    equalize: Annotated[
+        bool, typer.Option("--equalize", help="Equalise channel ranges, for INT8.")
+    ] = False,
+    json_output: Json = False,
+) -> None:
+    """Folds every BatchNorm of any ONNX model away."""
+    from fbn_deploy.export.folding import fold_file
+
+    found = fold_file(source, destination, report, equalize)
+    error = "not checked" if found.max_error is None else f"largest error {found.max_error:.1e}"
+    _print(
+        json_output,
+        found.as_json(),
+        f"{destination}: BatchNorms {found.batchnorm_before} → {found.batchnorm_after}, "
+        f"nodes {found.nodes_before} → {found.nodes_after}, stayed {len(found.stayed)}, {error}",
+    )
+
+
+@app.command()
+def doctor(json_output: Json = False) -> None:
+    """What works here: PyTorch, devices, targets, and what mends what does not."""
+    from fbn_deploy.pipeline.doctor import examination
+
+    found = examination()
+    _print(json_output, found.as_json(), found.table())
+
+
+@app.command()
+def spaces(json_output: Json = False) -> None:
+    """Lists the search spaces."""
+    _catalogue(json_output, "spaces")
+
+
+@app.command()
+def targets(json_output: Json = False) -> None:
+    """Lists the targets, and whether they are ready."""
+    _catalogue(json_output, "targets")
+
+
+@app.command()
+def indicators(json_output: Json = False) -> None:
+    """Lists the indicators."""
+    _catalogue(json_output, "indicators")
+
+
+def _catalogue(json_output: bool, kind: str) -> None:
+    from fbn_deploy.pipeline.catalogue import CATALOGUES
+
+    entries = CATALOGUES[kind]()
+    width = max(len(name) for name in entries)
+    lines = "\n".join(f"{name:<{width}}  {text}" for name, text in entries.items())
+    _print(json_output, entries, lines)
+
+
+def _given(said: dict[str, Any]) -> Any:
+    """The options about a run, out of a command's arguments."""
+    from fbn_deploy.pipeline.context import Given
+
+    options: dict[str, Any] = {}
+    for text in said["space_option"] or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise FBNError(f"--space-option is NAME=VALUE, not {text!r}.")
+        options[name] = value
+    options |= {name: said[name] for name in ("width", "depth") if said[name] is not None}
+    names = (
+        "epochs", "batch_size", "optimizer", "learning_rate", "schedule", "label_smoothing",
+        "sampler",
+    )  # fmt: skip
+    return Given(
+        space=said["space"],
+        resolution=said["resolution"],
+        options=options,
+        data=said["data"],
+        download=said["download"],
+        bn=said["bn"],
+        seed=said["seed"],
+        supernet={**{name: said[name] for name in names}, "train": said["train_mode"]},
+    )
+
+
+def _search_settings(said: dict[str, Any]) -> Any:
+    from fbn_deploy.pipeline.search import SearchSettings
+    from fbn_deploy.search.budgets import flops_budget, latency_budget, params_budget
+
+    mistakes, budgets = [], []
+    for parse, texts in (
+        (latency_budget, said["latency_budget"] or []),
+        (flops_budget, [said["flops_budget"]]),
+        (params_budget, [said["params_budget"]]),
+    ):
+        for text in texts:
+            try:
+                budgets += [parse(text)] if text is not None else []
+            except FBNError as error:
+                mistakes.append(str(error))
+    if mistakes:
+        raise FBNError("\n".join(mistakes))
+    names = (
+        "target", "threads", "batch", "algorithm", "candidates", "indicator", "probe_batches",
+        "probe_size",
+    )  # fmt: skip
+    return SearchSettings(tuple(budgets), **{name: said[name] for name in names}).resolved()
+
+
+def _context(run: Path | None, quiet: bool, given: Any) -> Any:
+    from fbn_deploy.pipeline.context import default_run, open_run
+    from fbn_deploy.progress import reporter
+
+    return open_run(run or default_run(), given, reporter(quiet))
+
+
+def _existing(run: Path, quiet: bool) -> Any:
+    from fbn_deploy.pipeline.context import Given, open_run
+    from fbn_deploy.progress import reporter
+
+    return open_run(run, Given(), reporter(quiet), create=False)
+
+
+def _winner(found: dict[str, Any], run: Path) -> str:
+    best = found["best"]
+    costs = best["costs"]
+    lines = [f"Best of {len(found['candidates'])} candidates: {best['text']}"]
+    for target, confirmed in best["confirmed"].items():
+        limit = next(b["limit"] for b in found["budgets"] if b["target"] == target)
+        lines.append(
+            f"Confirmed on {target}: {confirmed['value_ms']:.3f} ms, at most "
+            f"{confirmed['upper_ms']:.3f} ms, budget {limit:g} ms"
+            + (" (the machine was disturbed)" if confirmed["disturbed"] else "")
+        )
+    lines.append(
+        f"{costs['flops'] / 1e6:.1f} M multiply-adds, {costs['params'] / 1e6:.2f} M parameters"
+    )
+    return "\n".join([*lines, f"Run directory: {run}"])
+
+
+def _accuracy(results: dict[str, Any]) -> str:
+    return (
+        f"Top-1 accuracy {100 * results['accuracy']:.2f} % on {results['images']} test images "
+        f"(always the most frequent class: {100 * results['trivial']:.2f} %)"
+    )
+
+
+def _verified(result: dict[str, Any]) -> str:
+    return (
+        f"Verified on {result['target']}: {100 * result['accuracy_exported']:.2f} % top-1, "
+        f"agreement {100 * result['top1_agreement']:.2f} % on {result['images']} images, largest "
+        f"relative error {result['max_relative_error']:.1e}"
+    )
+
+
+def _print(json_output: bool, value: Any, shown: Any) -> None:
+    if json_output:
+        print(json.dumps(value, indent=1, ensure_ascii=False))
+        return
+    if isinstance(shown, str):
+        print(shown)
+        return
+    from rich.console import Console
+
+    Console().print(shown, highlight=False)
+
+
+def main() -> None:
+    """Runs a command; a person's mistake is one message on stderr and its exit code."""
+    # Spinning OpenMP barriers slow everything down when another job has the core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        app()
+    except FBNError as error:
+        print(f"fbn: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        print("fbn: stopped; the same command goes on from here.", file=sys.stderr)
+        raise SystemExit(130) from None

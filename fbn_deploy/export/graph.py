@@ -1,0 +1,122 @@
+"""ONNX graphs out of PyTorch: a trained network, or a whole supernet with its choices open.
+
+A search looks at hundreds of architectures, and exporting each takes seconds. So the supernet is
+exported once, by PyTorch's own exporter, with a node ``fbn::Choice`` that reads the outputs of all
+candidates of a choice; ``closed`` gives the graph of one architecture in milliseconds by wiring
+each such node to the chosen input and dropping what nothing reads any more.
+
+Nodes are named by the path of their module (``stage1_0.mb6_k3.depthwise.conv/Conv``), so that
+profiles speak of choices; file names and stack traces of the exporting machine are taken out.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+import onnx_ir as ir
+import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch import nn
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.supernet.choice import ONNX_DOMAIN, opened
+from fbn_deploy.supernet.supernet import Supernet
+
+INPUT, OUTPUT = "images", "logits"
+SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def onnx_from_module(module: nn.Module, resolution: int) -> ir.Model:
+    """The graph of an ordinary network: ``images`` (batch, 3, R, R) → ``logits`` (batch, classes).
+
+    Raises ``FBNError`` when PyTorch cannot export the module.
+    """
+    example = torch.zeros(2, 3, resolution, resolution)
+    return _exported(module, example, {0: torch.export.Dim("batch")})
+
+
+def onnx_from_supernet(supernet: Supernet, batch: int) -> ir.Model:
+    """The graph of all architectures of ``supernet`` at once, its choices open, for that batch."""
+    with opened(supernet.network):
+        return _exported(supernet.network, supernet.definition.example(batch), None)
+
+
+def closed(model: ir.Model, architecture: Mapping[str, str]) -> ir.Model:
+    """The graph of one architecture out of ``onnx_from_supernet``; ``model`` is not changed."""
+    model = model.clone()
+    for node in list(model.graph):
+        if node.domain == ONNX_DOMAIN and node.op_type == "Choice":
+            options = node.attributes["options"].as_strings()
+            chosen = node.inputs[options.index(architecture[node.attributes["decision"].as_string()])]
+            output = node.outputs[0]
+            assert chosen is not None, "A candidate without an output."
+            ir.convenience.replace_all_uses_with(output, chosen, replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
+    RemoveUnusedNodesPass()(model)
+    model.opset_imports.pop(ONNX_DOMAIN, None)
+    return model
+
+
+def _exported(
+    module: nn.Module, example: torch.Tensor, dynamic: dict[int, torch.export.Dim] | None
+) -> ir.Model:
+    from onnxscript import optimizer
+
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.export.export(
+                module, (example,), dynamic_shapes=None if dynamic is None else (dynamic,)
+            )
+            exported = torch.onnx.export(program, (), dynamo=True, optimize=False, verbose=False)
+    except Exception as error:
+        raise FBNError(
+            f"PyTorch cannot export this network to ONNX ({type(error).__name__}: "
+            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). "
+            "Its forward must be traceable by torch.export."
+        ) from error
+    finally:
+        module.train(training)
+    assert exported is not None, "torch.onnx.export gave no program."
+    model = exported.model
+    optimizer.fold_constants(model)  # no rewriting: BatchNorms are left to the folding pass
+    RemoveUnusedNodesPass()(model)
+    model.graph.inputs[0].name, model.graph.outputs[0].name = INPUT, OUTPUT
+    _name_by_module(model.graph)
+    model.producer_name = "fbn_deploy"
+    return model
+
+
+def _name_by_module(graph: ir.Graph) -> None:
+    seen: Counter[str] = Counter()
+    for node in graph:
+        scopes = ast.literal_eval(node.metadata_props.get(SCOPES, "[]"))
+        path = scopes[-2].replace("candidates.", "") if len(scopes) > 1 else ""
+        name = f"{path}/{node.op_type}" if path else node.op_type
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporters' advice to developers off the user's screen."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,84 @@
+"""Verification: a deployed file against the trained network, on real images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fbn_deploy.data import ImageData, Split, eval_batches
+from fbn_deploy.export.graph import INPUT, OUTPUT
+from fbn_deploy.targets import Target
+
+BATCH = 50
+MAX_ERROR = 1e-3  # largest relative difference of logits that fp32 kernels may show
+MIN_AGREEMENT = 0.999  # of top-1 predictions; a tie between two classes may fall either way
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A file run on ``target``, held against the trained network over ``images`` real images.
+
+    ``max_relative_error`` is max |difference| over max |logit| of the trained network;
+    accuracies are top-1, between 0 and 1.
+    """
+
+    target: str
+    images: int
+    max_relative_error: float
+    top1_agreement: float
+    accuracy_trained: float
+    accuracy_exported: float
+
+    @property
+    def passed(self) -> bool:
+        return (
+            self.max_relative_error <= MAX_ERROR
+            and self.top1_agreement * self.images >= min(self.images - 1, MIN_AGREEMENT * self.images)
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "passed": self.passed}
+
+    def text(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.target}: {self.images} images, top-1 {100 * self.accuracy_exported:.2f} % "
+            f"(trained network {100 * self.accuracy_trained:.2f} %), agreement "
+            f"{100 * self.top1_agreement:.2f} %, largest relative error "
+            f"{self.max_relative_error:.1e}"
+        )
+
+
+@torch.inference_mode()
+def verify(
+    model: Path, network: nn.Module, data: ImageData, split: Split, target: Target
+) -> Verification:
+    """Runs all of ``split`` through ``model`` on ``target`` and through ``network``."""
+    network.eval()
+    size = min(BATCH, len(split))
+    largest = difference = 0.0
+    agreed = right_network = right_model = 0
+    with target.open(model, batch=size, threads=1) as session:
+        for images, labels in eval_batches(data, split, size):
+            expected = network(images)
+            padded = images.new_zeros((size, *images.shape[1:]))
+            padded[: len(images)] = images
+            answer = session.run({INPUT: padded.contiguous().numpy()})[OUTPUT]
+            found = torch.from_numpy(answer)[: len(images)]
+            largest = max(largest, float(expected.abs().max()))
+            difference = max(difference, float((expected - found).abs().max()))
+            agreed += int((expected.argmax(1) == found.argmax(1)).sum())
+            right_network += int((expected.argmax(1) == labels).sum())
+            right_model += int((found.argmax(1) == labels).sum())
+    return Verification(
+        target=target.name,
+        images=len(split),
+        max_relative_error=difference / max(largest, 1e-12),
+        top1_agreement=agreed / len(split),
+        accuracy_trained=right_network / len(split),
+        accuracy_exported=right_model / len(split),
+    )

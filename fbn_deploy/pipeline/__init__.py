@@ -1,0 +1,1 @@
+"""The story of a run, one stage a file: train, search, retrain, export, profile; deploy is all."""

@@ -1,0 +1,140 @@
+"""The answers to a search's questions: scores from the supernet, costs from counts and meters.
+
+Scores are remembered in ``scores.jsonl``, latencies in the cache that all runs share. A search
+that was killed asks the same questions again and finds those answers there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.export.folding import fold_affine
+from fbn_deploy.export.graph import closed, onnx_from_supernet
+from fbn_deploy.indicators import ProbeBatches, indicator, observe
+from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.progress import Reporter
+from fbn_deploy.search.budgets import Budget
+from fbn_deploy.space import Architecture
+from fbn_deploy.supernet.costs import CostTable, cost_table
+from fbn_deploy.supernet.supernet import Supernet
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+
+class Scorer:
+    """Indicator values of architectures, each computed once for a run directory."""
+
+    def __init__(
+        self, supernet: Supernet, probe: ProbeBatches, names: Sequence[str], about: Any, path: Path
+    ) -> None:
+        self._supernet, self._probe = supernet, probe
+        self._indicators = [indicator(name) for name in names]
+        self._codes = any(each.needs_codes for each in self._indicators)
+        self._key = hashlib.sha256(
+            json.dumps([about, list(names)], sort_keys=True).encode()
+        ).hexdigest()[:16]
+        self._path = path
+        self._known = dict(_lines(path, self._key))
+        self.num_computed = 0
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
+        """Indicator → value for each architecture. A value that is not finite is −1e30 or 1e30,
+        whichever ranks last, so that it can be written as JSON."""
+        return [self._score(architecture) for architecture in architectures]
+
+    def _score(self, architecture: Architecture) -> Mapping[str, float]:
+        canonical = self._supernet.space.canonical(architecture)
+        if canonical not in self._known:
+            observation = observe(
+                self._supernet, architecture, self._probe, codes=self._codes
+            )
+            scores = {
+                each.name: _finite(each.value(observation), each.higher_is_better)
+                for each in self._indicators
+            }
+            _append(self._path, {"key": self._key, "of": canonical, "scores": scores})
+            self._known[canonical] = scores
+            self.num_computed += 1
+        return self._known[canonical]
+
+
+def _finite(value: float, higher_is_better: bool) -> float:
+    last = -1e30 if higher_is_better else 1e30
+    return value if abs(value) < 1e30 else last  # False for NaN as well
+
+
+def _lines(path: Path, key: str) -> list[tuple[str, dict[str, float]]]:
+    """What was stored under ``key``; a line that a kill cut short is passed over."""
+    found = []
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                value = json.loads(line)
+                if value["key"] == key:
+                    found.append((value["of"], value["scores"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+    return found
+
+
+def _append(path: Path, value: Any) -> None:
+    """Adds one line to ``path``, after the end of a line that a kill may have cut short."""
+    try:
+        with path.open("ab+") as file:
+            cut = False
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                cut = file.read(1) != b"\n"
+            file.write(b"\n" * cut + json.dumps(value).encode() + b"\n")
+            file.flush()
+    except OSError as error:
+        raise FBNError(f"Cannot write {path}: {error.strerror or error}.") from error
+
+
+class Coster:
+    """Costs of architectures: FLOPs and parameters counted, latencies measured whole."""
+
+    def __init__(
+        self, supernet: Supernet, meters: Mapping[str, LatencyMeter], reporter: Reporter
+    ) -> None:
+        self._supernet, self.meters = supernet, meters
+        self._table: CostTable = cost_table(supernet)
+        self._open: onnx_ir.Model | None = None
+        self._reporter = reporter
+        self._known: dict[tuple[str, str], float] = {}
+
+    def __call__(self, architecture: Architecture, budget: Budget) -> float:
+        """The cost that ``budget`` limits, in its unit."""
+        if budget.kind == "flops":
+            return self._table.flops(architecture)
+        if budget.kind == "params":
+            return self._table.params(architecture)
+        assert budget.target is not None, "A latency budget without a target."
+        key = (self._supernet.space.canonical(architecture), budget.target)
+        if key not in self._known:
+            meter = self.meters[budget.target]
+            self._known[key] = meter.measure(self.deployed(architecture)).value_ms
+        return self._known[key]
+
+    def flops(self, architecture: Architecture) -> int:
+        """Multiply-adds for one image."""
+        return self._table.flops(architecture)
+
+    def params(self, architecture: Architecture) -> int:
+        """Weights and biases of the folded network."""
+        return self._table.params(architecture)
+
+    def deployed(self, architecture: Architecture) -> onnx_ir.Model:
+        """The folded graph of ``architecture``, as it would be deployed but for its weights."""
+        if self._open is None:
+            (batch,) = {meter.batch for meter in self.meters.values()}
+            with self._reporter.task("Exporting the supernet once for all candidates", 1, "graphs"):
+                self._open = onnx_from_supernet(self._supernet, batch)
+        return fold_affine(closed(self._open, architecture))[0]

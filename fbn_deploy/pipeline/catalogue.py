@@ -1,0 +1,52 @@
+"""Lists of what exists: name → one line."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+from fbn_deploy import plugins
+from fbn_deploy.supernet.definition import PACKAGE
+
+
+def spaces() -> dict[str, str]:
+    """Search spaces and the first line of their file, which is read but not run."""
+    found = {}
+    for name in plugins.names(PACKAGE):
+        spec = importlib.util.find_spec(f"{PACKAGE}.{name}")
+        assert spec is not None and spec.origin is not None
+        text = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8"))) or ""
+        found[name] = text.partition("\n")[0].rstrip(".")
+    return found
+
+
+def targets() -> dict[str, str]:
+    """Targets with "ready", or what they lack."""
+    from fbn_deploy.targets import targets as all_targets
+
+    return {
+        target.name: f"{target.description}; {target.missing() or 'ready'}"
+        for target in all_targets()
+    }
+
+
+def indicators() -> dict[str, str]:
+    """Indicators, composites first."""
+    from fbn_deploy.indicators import COMPOSITES
+    from fbn_deploy.indicators import indicators as all_indicators
+
+    composites = {name: "mean rank of " + ", ".join(parts) for name, parts in COMPOSITES.items()}
+    single = {
+        each.name: each.description + ("" if each.higher_is_better else " (lower is better)")
+        for each in all_indicators()
+    }
+    return {**composites, **single}
+
+
+CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
+    "spaces": spaces,
+    "targets": targets,
+    "indicators": indicators,
+}

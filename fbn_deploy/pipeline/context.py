@@ -1,0 +1,157 @@
+"""What every stage of a run shares: its directory, configuration, data and search space.
+
+An option that is not given is taken from the run directory, so that ``fbn search --run DIR`` goes
+on with what ``fbn train --run DIR`` was told; where there is no run yet, from the defaults.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fbn_deploy.data import ImageData, load_data
+from fbn_deploy.errors import FBNError
+from fbn_deploy.files import write_json
+from fbn_deploy.progress import Reporter
+from fbn_deploy.rundir import RunDir
+from fbn_deploy.supernet.definition import SpaceDefinition, definition
+from fbn_deploy.supernet.supernet import Supernet, build_supernet
+from fbn_deploy.supernet.training import SupernetSettings, check
+
+DEFAULT_SPACE, DEFAULT_DATA = "mobilenet", "digits"
+SPACE_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user said of a run; None where nothing was said."""
+
+    space: str | None = None
+    resolution: int | None = None
+    options: Mapping[str, Any] | None = None
+    data: str | None = None
+    download: bool = False
+    bn: str | None = None
+    seed: int | None = None
+    supernet: Mapping[str, Any] | None = None
+    """Fields of ``SupernetSettings``; a value of None is not said."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A run that is open."""
+
+    run: RunDir
+    data: ImageData
+    definition: SpaceDefinition
+    bn: str
+    seed: int
+    supernet_settings: SupernetSettings
+    identity: Mapping[str, Any]
+    """What all files of the run were made from: space, data, seed, BatchNorm mode."""
+    reporter: Reporter
+
+    def supernet(self) -> Supernet:
+        """The untrained supernet."""
+        return build_supernet(
+            self.definition, len(self.data.classes), bn=self.bn, seed=self.seed
+        )
+
+
+def default_run() -> Path:
+    """``runs/<time>``."""
+    return Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+
+
+def open_run(path: Path, given: Given, reporter: Reporter, *, create: bool = True) -> Context:
+    """Reads or starts the run in ``path``, with all its data loaded and checked.
+
+    Raises ``FBNError`` for wrong options or data, for a directory that cannot be written, and
+    when ``path`` holds a run that was told otherwise. Nothing is written before all is checked.
+    """
+    run = RunDir(path)
+    stored = run.configuration() if run.run.exists() or not create else {}
+    space, spec = stored.get("space", {}), stored.get("data", {}).get("spec")
+    seed = _first(given.seed, stored.get("seed"), 0)
+    if seed < 0:
+        raise FBNError(f"A seed is 0 or above, not {seed}.")
+    name = _first(given.space, space.get("name"), DEFAULT_SPACE)
+    same = name == space.get("name")
+    chosen = definition(
+        name,
+        _first(given.resolution, space.get("resolution") if same else None, None),
+        {**(space.get("options", {}) if same else {}), **(given.options or {})},
+    )
+    settings = _settings(given, stored, seed)
+    spec = _first(given.data, spec, DEFAULT_DATA)
+    with reporter.task(f"Reading {spec}", 1, "images") as task:
+        data = load_data(
+            _absolute(spec),
+            resolution=chosen.resolution,
+            seed=seed,
+            download=given.download,
+            progress=lambda done, total: task.update(done, f"of {total}"),
+        )
+    reporter.say(data.describe())
+    configuration = {
+        "space": chosen.as_json(),
+        "data": {"spec": _absolute(spec), "fingerprint": data.fingerprint},
+        "bn": _first(given.bn, stored.get("bn"), "fair"),
+        "seed": seed,
+        "supernet": settings.as_json(),
+    }
+    identity = {key: configuration[key] for key in ("space", "bn", "seed")}
+    identity["data"] = data.fingerprint
+    context = Context(
+        run, data, chosen, configuration["bn"], seed, settings, identity, reporter
+    )
+    network = chosen.network(len(data.classes), seed)
+    found = chosen.search_space(network)
+    run.start(configuration, _device())
+    write_json(
+        run.space,
+        {
+            "schema": SPACE_SCHEMA,
+            **chosen.as_json(),
+            "classes": list(data.classes),
+            "size": found.size,
+            "decisions": {d.name: list(d.options) for d in found.decisions},
+        },
+    )
+    return context
+
+
+def _settings(given: Given, stored: Mapping[str, Any], seed: int) -> SupernetSettings:
+    known = {field.name for field in fields(SupernetSettings)}
+    said = {k: v for k, v in (given.supernet or {}).items() if v is not None}
+    before = {k: v for k, v in stored.get("supernet", {}).items() if k in known}
+    if "optimizer" in said and said["optimizer"] != before.get("optimizer"):
+        before.pop("learning_rate", None)
+    settings = replace(SupernetSettings(), **{**before, **said, "seed": seed})
+    check(settings)
+    return settings
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _absolute(spec: str) -> str:
+    """``spec`` with its directory made absolute, so that a run can be continued from anywhere."""
+    scheme, colon, directory = spec.rpartition(":")
+    if spec == DEFAULT_DATA or (colon and scheme not in ("cifar10", "cifar100")):
+        return spec
+    return f"{scheme}{colon}{Path(directory).expanduser().absolute()}"
+
+
+def _device() -> str:
+    import torch
+
+    from fbn_deploy.targets._cpu import device_name
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return device_name()

@@ -1,0 +1,132 @@
+"""The run directory: every path of a run, and the configuration that all its files share."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.files import read_json, write_json
+
+SCHEMA = 1
+PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """``runs/<name>/`` and the names of what lies in it."""
+
+    path: Path
+
+    @property
+    def run(self) -> Path:
+        """The configuration, versions and device."""
+        return self.path / "run.json"
+
+    @property
+    def space(self) -> Path:
+        """The decisions of the search space."""
+        return self.path / "space.json"
+
+    @property
+    def supernet(self) -> Path:
+        """The trained supernet."""
+        return self.path / "supernet.safetensors"
+
+    @property
+    def supernet_checkpoint(self) -> Path:
+        """Where a killed training of the supernet goes on."""
+        return self.path / "supernet.partial.safetensors"
+
+    @property
+    def scores(self) -> Path:
+        """Indicator values of every candidate so far, a line each."""
+        return self.path / "scores.jsonl"
+
+    @property
+    def search(self) -> Path:
+        """Candidates and the chosen architecture."""
+        return self.path / "search.json"
+
+    @property
+    def subnet(self) -> Path:
+        """The retrained subnet."""
+        return self.path / "subnet.safetensors"
+
+    @property
+    def subnet_checkpoint(self) -> Path:
+        """Where a killed retraining goes on."""
+        return self.path / "subnet.partial.safetensors"
+
+    @property
+    def model(self) -> Path:
+        """The folded and verified network."""
+        return self.path / "model.onnx"
+
+    @property
+    def fold_report(self) -> Path:
+        """What folding absorbed where, and what stayed."""
+        return self.path / "fold.json"
+
+    @property
+    def verify(self) -> Path:
+        """The comparison of ``model`` with the trained network."""
+        return self.path / "verify.json"
+
+    @property
+    def profile(self) -> Path:
+        """Latency of the whole and by layer."""
+        return self.path / "profile.json"
+
+    def configuration(self) -> dict[str, Any]:
+        """What ``run.json`` holds. Raises ``FBNError`` when this is no run directory."""
+        if not self.run.is_file():
+            raise FBNError(
+                f"{self.path} is no run directory (there is no run.json in it). "
+                "Start one with fbn search or fbn deploy and --run."
+            )
+        content = read_json(self.run)
+        if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+            raise FBNError(f"{self.run} has another schema than {SCHEMA}; use the version it is of.")
+        found: dict[str, Any] = content["configuration"]
+        return found
+
+    def start(self, configuration: Mapping[str, Any], device: str) -> None:
+        """Writes ``run.json``, or checks that the one which is there says the same."""
+        if not self.run.exists():
+            write_json(
+                self.run,
+                {
+                    "schema": SCHEMA,
+                    "configuration": configuration,
+                    "versions": versions(),
+                    "device": device,
+                },
+            )
+            return
+        stored = self.configuration()
+        differing = [
+            f"{key}: {stored.get(key)} there, {configuration.get(key)} asked"
+            for key in sorted(stored.keys() | configuration.keys())
+            if stored.get(key) != configuration.get(key)
+        ]
+        if differing:
+            raise FBNError(
+                f"{self.path} belongs to a run with other settings ({'; '.join(differing)}). "
+                "Leave them out to go on with it, or choose another directory with --run."
+            )
+
+
+def versions() -> dict[str, str]:
+    """Package → version, of those that results depend on and that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,105 @@
+"""FLOPs and parameters of architectures, counted on the folded network.
+
+One multiply-add is one FLOP (fvcore's convention, as in the papers of all spaces here). Inserted
+BatchNorms cost nothing: they are folded away before deployment. A BatchNorm of the space itself
+leaves one bias a channel.
+
+A path's cost is that of the fixed layers plus that of each chosen op, so every op is counted once
+and architectures are sums.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.space import Architecture
+from fbn_deploy.supernet.choice import Choice, choices, each_choice_input, select_path
+from fbn_deploy.supernet.fairbn import FairBN
+from fbn_deploy.supernet.supernet import Supernet, materialize
+
+Count = tuple[int, int]  # FLOPs, parameters
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """FLOPs and parameters of the fixed layers, and of each option of each decision."""
+
+    fixed: Count
+    options: Mapping[tuple[str, str], Count]
+
+    def flops(self, architecture: Architecture) -> int:
+        """Multiply-adds for one image."""
+        return self.fixed[0] + sum(self.options[choice][0] for choice in architecture.choices)
+
+    def params(self, architecture: Architecture) -> int:
+        """Weights and biases of the folded network."""
+        return self.fixed[1] + sum(self.options[choice][1] for choice in architecture.choices)
+
+
+@torch.no_grad()
+def cost_table(supernet: Supernet) -> CostTable:
+    """Counts every candidate op of ``supernet`` once, on one image of its resolution.
+
+    Raises ``FBNError`` for a choice within a candidate of another choice: its cost is no sum.
+    """
+    network, example = supernet.network, supernet.definition.example()
+    blocks = choices(network)
+    for path, choice in blocks.items():
+        for option, op in choice.candidates.items():
+            if any(isinstance(module, Choice) for module in op.modules()):
+                raise FBNError(
+                    f"Choice {choice.decision.name!r} at {path} has another choice within its "
+                    f"option {option!r}; place it beside, not within."
+                )
+    architecture = Architecture.of({c.decision.name: c.decision.options[0] for c in blocks.values()})
+    select_path(network, architecture)
+    training = network.training
+    network.eval()
+    try:
+        with each_choice_input(network) as inputs:
+            network(example)
+        options: dict[tuple[str, str], Count] = {}
+        for path, choice in blocks.items():
+            for option, op in choice.candidates.items():
+                key = (choice.decision.name, option)
+                options[key] = _sum(options.get(key, (0, 0)), _count(op, inputs[path]))
+        whole = _count(materialize(network, architecture, fair=False), (example,))
+    finally:
+        network.train(training)
+    chosen = [options[choice] for choice in architecture.choices]
+    fixed = (whole[0] - sum(c[0] for c in chosen), whole[1] - sum(c[1] for c in chosen))
+    return CostTable(fixed, options)
+
+
+def _sum(a: Count, b: Count) -> Count:
+    return a[0] + b[0], a[1] + b[1]
+
+
+def _count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Count:
+    from fvcore.nn import FlopCountAnalysis
+
+    while isinstance(module, FairBN):
+        module = module.op
+    logger = logging.getLogger("fvcore.nn.jit_analysis")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fvcore traces with torch.jit, which says it is old
+            analysis = FlopCountAnalysis(module, inputs)
+            analysis.set_op_handle("aten::batch_norm", None)
+            flops = int(analysis.total())
+    finally:
+        logger.setLevel(level)
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    affine = sum(p.numel() for bn in norms for p in bn.parameters())
+    weights = sum(p.numel() for p in module.parameters()) - affine
+    return flops, weights + sum(bn.num_features for bn in norms)
