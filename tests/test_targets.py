@@ -90,7 +90,8 @@ def test_timing_runs_and_real_runs_do_not_disturb_each_other(target: Target) -> 
 
 @every_ready_target
 def test_layers_bear_the_names_of_nodes_and_take_time(target: Target) -> None:
-    with target.open(small_network(), batch=1, threads=1, profile=True) as session:
+    model = small_network(channels=256)  # long enough for a profiler that counts microseconds
+    with target.open(model, batch=1, threads=1, profile=True) as session:
         layers = session.layers(runs=20)
     names = {layer.name for layer in layers}
     assert names & {"stem.conv", "c", "r"}  # the node, or a value that it writes after fusion
