@@ -105,14 +105,15 @@ class LatencyMeter:
         self,
         model: Model,
         *,
-        processes: int = 2,
+        processes: int = 3,
         protocol: str = CONFIRM.name,
         fresh: bool = False,
     ) -> Confirmation:
         """The latency under a timing protocol in new processes, one after the other.
 
         Memory layout differs from process to process and the clock drifts with time; a budget
-        has to hold over both.
+        has to hold over both. Three processes spread over about 15 s; see ``timing.py`` for how
+        well that holds.
         """
         network = network_from(model)
         how = _protocol(protocol)
