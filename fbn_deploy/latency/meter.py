@@ -64,8 +64,8 @@ class LatencyMeter:
     """Measures models on ``target``, one at a time; with ``cache=None`` nothing is remembered.
 
     The methods take an ``onnx_ir.Model``, the bytes of an ONNX model or its path, and raise
-    ``FBNError`` when the target cannot open it. ``fresh=True`` measures although there is a
-    record.
+    ``FBNError`` when the target cannot open it. ``fresh=True`` measures, and returns what it
+    measured, although the cache has a record.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class LatencyMeter:
         how = _protocol(protocol)
         conditions = self._conditions(network, how)
         stored = None if fresh else self._from_cache(conditions)
-        return stored or self._keep(self._measured(network, conditions, how))
+        return stored or self._keep(self._measured(network, conditions, how), fresh)
 
     def confirm(self, model: Model, *, fresh: bool = False) -> LatencyRecord:
         """The latency under the careful protocol, measured in this process."""
@@ -120,8 +120,10 @@ class LatencyMeter:
         records = []
         for process in range(1, processes + 1):
             conditions = self._conditions(network, how, process)
-            stored = None if fresh else self._from_cache(conditions)
-            records.append(stored or self._keep(self._measured_elsewhere(network, conditions, how)))
+            record = None if fresh else self._from_cache(conditions)
+            if record is None:
+                record = self._keep(self._measured_elsewhere(network, conditions, how), fresh)
+            records.append(record)
         return Confirmation(tuple(records))
 
     def _conditions(
@@ -143,9 +145,11 @@ class LatencyMeter:
         self.num_from_cache += record is not None
         return record
 
-    def _keep(self, record: LatencyRecord) -> LatencyRecord:
-        """What the cache holds now: another process may have been first."""
-        return self.cache.put(record) if self.cache else record
+    def _keep(self, record: LatencyRecord, fresh: bool) -> LatencyRecord:
+        """Offers ``record`` to the cache; what that holds now (another process may have been
+        first), or ``record`` where a fresh one was asked."""
+        stored = self.cache.put(record) if self.cache else record
+        return record if fresh else stored
 
     def _measured(
         self, network: Network, conditions: Conditions, protocol: TimingProtocol
