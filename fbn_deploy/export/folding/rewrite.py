@@ -135,12 +135,14 @@ class Rewriter:
         """Writes s x + t in the form that runtimes fuse best."""
         y, x = step.outputs[0], self._current(step.inputs[0])
         place, dtype = step.nodes[-1], _dtype(y, step.inputs[0])
-        channels = y.shape[1] if y.shape is not None and len(y.shape) == 4 else None
-        if self.as_convolution and isinstance(channels, int) and s.shape == (1, channels, 1, 1):
+        channels = s.size
+        is_image = s.shape == (1, channels, 1, 1) and (channels > 1 or _has_one_channel(y))
+        if self.as_convolution and is_image:
             w = self._initializer(s.reshape(channels, 1, 1, 1).astype(dtype), f"{step.name}.scale")
             b = self._initializer(t.reshape(channels).astype(dtype), f"{step.name}.shift")
-            attributes: dict[str, int | list[int]] = {"group": channels, "kernel_shape": [1, 1]}
-            x = self._insert("Conv", [x, w, b], y, place, attributes)
+            x = self._insert(
+                "Conv", [x, w, b], y, place, {"group": channels, "kernel_shape": [1, 1]}
+            )
         else:
             if np.any(s != 1.0):
                 scale = self._initializer(s.astype(dtype), f"{step.name}.scale")
@@ -224,6 +226,10 @@ class Rewriter:
             unique, number = f"{name}.{number}", number + 1
         self.names.add(unique)
         return unique
+
+
+def _has_one_channel(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) == 4 and value.shape[1] == 1
 
 
 def _producer(value: ir.Value) -> ir.Node:

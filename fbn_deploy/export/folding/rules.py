@@ -2,7 +2,7 @@
 
 A rule reads one node and gives its kind with the operands that are data, in the order the kind
 wants them. To teach the pass an operator, write a rule and name it in ``RULES``; an operator
-that only blocks needs a line in ``WALLS``. What stands in neither is a wall and reported.
+that only blocks needs a line in ``walls``. What stands in neither is a wall and reported.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from fbn_deploy.export.folding.kinds import (
     Wall,
 )
 from fbn_deploy.export.folding.operator import Operator, constant_of, shape_of, size_of
+from fbn_deploy.export.folding.walls import WALLS
 
 Ruling: TypeAlias = tuple[Kind, Sequence[ir.Value]]
 Rule: TypeAlias = Callable[[Operator], Ruling]
@@ -423,32 +424,6 @@ RULES: dict[str, Rule] = {
     "Sum": total,
     "Transpose": transpose,
     "Unsqueeze": reshape,
-}
-
-_SATURATES = "it saturates at fixed values, so f(D·x) ≠ D·f(x)"
-_CURVED = "it is curved, so f(D·x) ≠ D·f(x) and f(x + t) ≠ f(x) + t"
-_RESCALES = "it divides by statistics of its input"
-WALLS: dict[str, str] = {
-    "Celu": _CURVED,
-    "Elu": _CURVED,
-    "Erf": _CURVED,
-    "Exp": _CURVED,
-    "Gelu": _CURVED,
-    "GroupNormalization": _RESCALES,
-    "HardSigmoid": _SATURATES,
-    "HardSwish": _CURVED,
-    "InstanceNormalization": _RESCALES,
-    "LRN": _RESCALES,
-    "LayerNormalization": _RESCALES,
-    "LogSoftmax": _CURVED,
-    "Mish": _CURVED,
-    "Selu": _CURVED,
-    "Sigmoid": _SATURATES,
-    "Softmax": _CURVED,
-    "Softplus": _CURVED,
-    "Swish": _CURVED,
-    "Tanh": _SATURATES,
-    "ThresholdedRelu": "its threshold is fixed, a scale would move it",
 }
 
 
