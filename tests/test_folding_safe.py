@@ -27,11 +27,12 @@ def graph_of(body: str, outputs: str, opset: int = 17, ir_version: int = 8, **we
         f"test (float[N,4,6,5] x) => ({outputs}) {{\n{body}\n}}"
     )
     rng = np.random.default_rng(0)
-    for name, shape in {"g": (4,), "b": (4,), "m": (4,), "v": (4,), **weights}.items():
-        if isinstance(shape, tuple):
-            drawn = rng.uniform(0.5, 1.5, shape) if name[0] in "gv" else rng.normal(size=shape)
-            shape = drawn.astype(np.float32)
-        proto.graph.initializer.append(numpy_helper.from_array(shape, name))
+    for name, given in {"g": (4,), "b": (4,), "m": (4,), "v": (4,), **weights}.items():
+        array = given
+        if isinstance(given, tuple):
+            drawn = rng.uniform(0.5, 1.5, given) if name[0] in "gv" else rng.normal(size=given)
+            array = drawn.astype(np.float32)
+        proto.graph.initializer.append(numpy_helper.from_array(array, name))
     return proto
 
 

@@ -163,7 +163,7 @@ class Rewriter:
             shape = maker.inputs[-1]
         else:
             shape = self._insert("Shape", [x], y, place)
-            shape.shape, shape.dtype = None, ir.DataType.INT64
+            shape.shape, shape.type = None, ir.TensorType(ir.DataType.INT64)
             place = _producer(shape)
         self._replace(y, self._insert("Expand", [value, shape], y, place))
         self.done.removed.append(step)
