@@ -14,7 +14,7 @@ deviation of the estimate between processes was 3.6 to 5.4 % for the median of 0
 for the minimum, 3.4 to 7 % for low quantiles, 3.6 to 5.2 % for the median of round medians; ten
 times longer windows gained little (3.1 to 4.3 % for the median). No statistic repeats better than
 the median, and all repeat worse than the interval within one process says: there, it covered the
-median of eight processes in 50 to 75 % of the cases for ``confirm``, in 0 to 62 % for ``quick``.
+median of eight processes in 50 to 75 % of the cases for ``confirm``, in 0 to 50 % for ``quick``.
 What is left is the machine's speed, which drifts over seconds and moves different networks
 together (correlation 0.5 to 0.85). Dividing by the time of a fixed piece of work measured
 meanwhile (``reference_us``) takes the deviation between processes from 2 to 5 % down to 1 to 2 %
