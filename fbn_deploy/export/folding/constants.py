@@ -104,4 +104,4 @@ def _shift_by_constants(step: Step, kind: Sum, known: dict[ir.Value, _Constant])
         np.zeros(()),
     )
     s = np.full(t.shape, float(kind.signs[data[0]]))
-    step.kind, step.inputs = Affine(s, t), [step.inputs[data[0]]]
+    step.kind, step.inputs, step.derived = Affine(s, t), [step.inputs[data[0]]], True

@@ -82,7 +82,7 @@ def fold_affine(
     done = Rewriter(graph, network, scales, shifts, as_convolution).run()
     RemoveUnusedNodesPass()(folded)
     after = _counts(graph)
-    kept_as_convolution = sum(len(item.s.shape) == 4 for item in done.left) * as_convolution
+    kept_as_convolution = sum(item.node.op_type == "Conv" for item in done.left)
     report = FoldReport(
         batchnorm_before=before["BatchNormalization"],
         batchnorm_after=after["BatchNormalization"],
@@ -186,7 +186,7 @@ def _carriers(network: Network, scales: Scales) -> dict[int, str]:
 def _stayed(done: Rewritten, scales: Scales, shifts: Shifts) -> Iterator[Stayed]:
     for item in done.left:
         yield Stayed(
-            node=item.node,
+            node=item.node.name or "",
             from_node=item.step.name,
             scale=item.scales,
             shift=item.shifts,

@@ -20,6 +20,8 @@ class Step:
     kind: Kind
     inputs: list[ir.Value]
     outputs: list[ir.Value]
+    derived: bool = False
+    """Whether the node itself reads more than ``inputs``, so that it cannot be left as it is."""
 
     @property
     def name(self) -> str:
@@ -135,6 +137,7 @@ def merge_neighbours(network: Network) -> list[tuple[Step, Step]]:
         original = Step(step.nodes, affine, step.inputs, step.outputs)
         before.kind = joined
         before.nodes = [*before.nodes, *step.nodes]
+        before.derived = before.derived or step.derived
         before.outputs = step.outputs
         network.producer[step.outputs[0]] = before
         gone.add(step)

@@ -30,7 +30,7 @@ class Left:
     step: Step
     s: Array
     t: Array
-    node: str
+    node: ir.Node
 
     @property
     def scales(self) -> bool:
@@ -125,11 +125,12 @@ class Rewriter:
         if np.all(s == 1.0) and not np.any(t):
             self._replace(y, self._current(x))
             self.done.removed.append(step)
-        elif step.has_batchnorm or np.any(d_x != 1) or np.any(d_y != 1) or self._moved(step):
+        elif step.has_batchnorm or step.derived or self._moved(step):
             self._keep(step, s, t)
 
     def _moved(self, step: Step) -> bool:
-        return any(np.any(self.shifts.of(v)) for v in (step.inputs[0], step.outputs[0]))
+        ends = (step.inputs[0], step.outputs[0])
+        return any(np.any(self.scales.of(v) != 1) or np.any(self.shifts.of(v)) for v in ends)
 
     def _keep(self, step: Step, s: Array, t: Array) -> None:
         """Writes s x + t in the form that runtimes fuse best."""
@@ -152,7 +153,7 @@ class Rewriter:
                 shift = self._initializer(t.astype(dtype), f"{step.name}.shift")
                 x = self._insert("Add", [x, shift], y, place)
         self._replace(y, x)
-        self.done.left.append(Left(step, s, t, _producer(x).name or ""))
+        self.done.left.append(Left(step, s, t, _producer(x)))
 
     def _fill(self, step: Step, c: Array) -> None:
         """The constant c in the shape of the input; the data of the input is not read."""
