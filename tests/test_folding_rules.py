@@ -386,3 +386,11 @@ def test_equalisation_narrows_channel_ranges_and_changes_nothing():
     ]
     assert np.max(ranges[0]) / np.min(ranges[0]) < np.sqrt(1e5)
     assert report.equalized
+
+
+def test_a_sum_of_a_tensor_and_its_own_batchnorm_sends_no_shift_round_in_a_circle():
+    text = f"""{bn("a", "x", 0)}
+        {bn("b", "a", 1)}
+        s = Add(a, b)
+        {bn("y", "s", 2)}"""
+    folded(graph_of(text, **params(0, 1, 2) | {"g0": np.array([0.0, 5.0, 0.0, 1.0])}))

@@ -86,15 +86,16 @@ class _Trial:
     biases: list[str] = field(default_factory=list)
     changed: int = 0
     failed: int = 0
-    depth: int = 0
+    active: tuple[ir.Value, ...] = ()
+    """The tensors on the way from the start: changing one again would go round in a circle."""
 
     def attempt(self, action: Callable[[], None]) -> str | None:
         """Runs ``action``; undoes what it changed and returns the reason when it fails."""
-        changes, biases, depth = dict(self.changes), list(self.biases), self.depth
+        changes, biases, active = dict(self.changes), list(self.biases), self.active
         try:
             action()
         except _Impossible as reason:
-            self.changes, self.biases, self.depth = changes, biases, depth
+            self.changes, self.biases, self.active = changes, biases, active
             self.failed += 1
             return str(reason)
         return None
@@ -114,14 +115,17 @@ class _Trial:
         """p of ``value`` changes; all its readers but ``by_whom`` make up for it."""
         if value in self.shifts.network.fixed:
             raise _Impossible("the tensor is a graph output or read by a subgraph")
-        if self.changed > CHANGES or self.depth > DEPTH:
+        if value in self.active:
+            raise _Impossible("the shift would come back to where it started")
+        if self.changed > CHANGES or len(self.active) > DEPTH:
             raise _Impossible("the search for a bias was given up")
-        self.changed, self.depth = self.changed + 1, self.depth + 1
+        self.changed += 1
+        before, self.active = self.active, (*self.active, value)
         self.changes[value] = self.changes.get(value, 0.0) + by
         for reader, index in self.shifts.network.readers.get(value, []):
             if reader is not by_whom:
                 self.make_up(reader, index, by)
-        self.depth -= 1
+        self.active = before
 
     def make_up(self, step: Step, index: int, by: Array) -> None:
         """The output of ``step`` stays what it should be though p of an input changes."""
@@ -183,7 +187,9 @@ class _Trial:
         if producer is None:
             raise _Impossible("the tensor is an input of the network")
         self.change(value, by, whose)
+        before, self.active = self.active, (*self.active, value)
         self._give(producer, value, by)
+        self.active = before
 
     def _give(self, step: Step, value: ir.Value, by: Array) -> None:
         kind = step.kind
