@@ -86,16 +86,20 @@ class _Trial:
     biases: list[str] = field(default_factory=list)
     changed: int = 0
     failed: int = 0
+    strain: float = np.inf
+    """How large the shift that is pushed back is against the tensors that it is pushed into."""
     active: tuple[ir.Value, ...] = ()
     """The tensors on the way from the start: changing one again would go round in a circle."""
 
     def attempt(self, action: Callable[[], None]) -> str | None:
         """Runs ``action``; undoes what it changed and returns the reason when it fails."""
-        changes, biases, active = dict(self.changes), list(self.biases), self.active
+        changes, biases = dict(self.changes), list(self.biases)
+        active, strain = self.active, self.strain
         try:
             action()
         except _Impossible as reason:
-            self.changes, self.biases, self.active = changes, biases, active
+            self.changes, self.biases = changes, biases
+            self.active, self.strain = active, strain
             self.failed += 1
             return str(reason)
         return None
@@ -182,6 +186,8 @@ class _Trial:
             raise _Impossible(f"{whose.name}: the shift differs within a channel")
         if sum(1 for step, _ in self.shifts.network.readers[value] if step is whose) > 1:
             raise _Impossible(f"{whose.name} reads one tensor twice")
+        if self.strain > LARGE and len(self.shifts.network.readers[value]) > 1:
+            raise _Impossible(f"{whose.name}: its shift is too large for the other readers")
         by = np.broadcast_to(by, shape)
         producer = self.shifts.network.producer.get(value)
         if producer is None:
@@ -227,13 +233,16 @@ class _Trial:
             raise _Impossible(f"{step.name}: s = 0")
         x = step.inputs[0]
         change = by / affine.s
-        if len(self.shifts.network.readers[x]) > 1 and not _small(change, affine):
-            raise _Impossible(f"{step.name}: its shift is too large for the other readers")
+        before, self.strain = self.strain, _strain(change, affine)
         self.push(x, change, step)
+        self.strain = before
 
 
-def _small(change: Array, affine: Affine) -> bool:
-    return affine.typical is not None and bool(np.all(np.abs(change) <= LARGE * affine.typical))
+def _strain(change: Array, affine: Affine) -> float:
+    """How large a shift of the input of an affine step is against the input itself."""
+    if affine.typical is None:
+        return np.inf
+    return float(np.max(np.abs(change) / np.maximum(affine.typical, np.finfo(float).tiny)))
 
 
 def _spans(by: Array, shape: tuple[int, ...]) -> bool:
