@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import logging
 import warnings
 from collections import Counter
@@ -67,12 +68,12 @@ def _exported(
 ) -> ir.Model:
     from onnxscript import optimizer
 
-    training = module.training
-    module.eval()
+    # Channels-last weights would leave their strides in the graph as gathers and reshapes.
+    plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(
-                module, (example,), dynamic_shapes=None if dynamic is None else (dynamic,)
+                plain, (example,), dynamic_shapes=None if dynamic is None else (dynamic,)
             )
             exported = torch.onnx.export(program, (), dynamo=True, optimize=False, verbose=False)
     except Exception as error:
@@ -81,16 +82,31 @@ def _exported(
             f"{str(error).splitlines()[0] if str(error) else 'no reason given'}). "
             "Its forward must be traceable by torch.export."
         ) from error
-    finally:
-        module.train(training)
     assert exported is not None, "torch.onnx.export gave no program."
     model = exported.model
     optimizer.fold_constants(model)  # no rewriting: BatchNorms are left to the folding pass
+    _flatten(model.graph)
     RemoveUnusedNodesPass()(model)
     model.graph.inputs[0].name, model.graph.outputs[0].name = INPUT, OUTPUT
     _name_by_module(model.graph)
     model.producer_name = "fbn_deploy"
     return model
+
+
+def _flatten(graph: ir.Graph) -> None:
+    """Replaces each Reshape of (batch, …) to (batch, all the rest), which the exporter writes with
+    half a dozen nodes that compute the shape, by a Flatten."""
+    for node in list(graph):
+        if node.op_type != "Reshape" or node.inputs[0] is None:
+            continue
+        source, target = node.inputs[0].shape, node.outputs[0].shape
+        if source is None or target is None or len(target) != 2 or len(source) < 2:
+            continue
+        if str(source[0]) == str(target[0]) and isinstance(target[1], int):
+            node.op_type = "Flatten"
+            node.resize_inputs(1)
+            node.attributes.clear()
+            node.attributes["axis"] = ir.AttrInt64("axis", 1)
 
 
 def _name_by_module(graph: ir.Graph) -> None:
