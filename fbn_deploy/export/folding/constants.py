@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from fbn_deploy.export.folding.kinds import Affine, AnyArray, Array, Sum, View
+from fbn_deploy.export.folding.kinds import Affine, AnyArray, Array, Linear, Sum, View
 from fbn_deploy.export.folding.network import Network, Step
-from fbn_deploy.export.folding.operator import Operator, constant_of, shape_of
+from fbn_deploy.export.folding.operator import FLOATS, Operator, constant_of, shape_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,8 @@ def _value(step: Step, known: dict[ir.Value, _Constant]) -> _Constant | None:
         return None
     if step.nodes[0].op_type in ("ConstantOfShape", "Expand") and not step.nodes[0].domain:
         return _spread(step, known)
+    if step.nodes[0].op_type == "Cast" and step.outputs[0].dtype in FLOATS:
+        return known.get(step.inputs[0]) if step.inputs else None
     inputs = [known.get(value) for value in step.inputs]
     parts = [part for part in inputs if part is not None]
     if isinstance(step.kind, Affine) and step.kind.is_fill:
@@ -65,6 +67,11 @@ def _computed(step: Step, c: list[Array]) -> Array | None:
         return kind.s * c[0] + kind.t
     if isinstance(kind, Sum):
         return sum((sign * part for sign, part in zip(kind.signs, c, strict=True)), np.zeros(()))
+    if isinstance(kind, Linear) and kind.border is None and c[0].size in (1, kind.inputs):
+        unit = np.ones(kind.inputs), np.ones(kind.outputs)
+        x = np.broadcast_to(c[0].reshape(-1), kind.inputs)
+        _, y = kind.regauged(unit[0], x, unit[1], np.zeros(kind.outputs))
+        return y.reshape(kind.layout_out())
     if isinstance(kind, View) and len(c) == 1:
         if step.nodes[0].op_type == "Relu":
             return np.maximum(c[0], 0.0)
@@ -85,7 +92,7 @@ def _spread(step: Step, known: dict[ir.Value, _Constant]) -> _Constant | None:
         source = node.inputs[0]
         followed = known.get(source) if source is not None else None
         single = constant_of(source) if followed is None else followed.c
-    if single is None or single.size != 1 or single.dtype.kind not in "fV":
+    if single is None or single.size != 1 or single.dtype.kind not in "fiuV":
         return None
     return _Constant(single.astype(np.float64).reshape((1,) * rank), step.outputs[0])
 
