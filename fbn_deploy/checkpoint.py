@@ -69,7 +69,9 @@ def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], path: 
 def training_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Weights and optimizer state, flat."""
     tensors = dict(network.state_dict())
-    names = {parameter: name for name, parameter in network.named_parameters()}
+    names: dict[torch.Tensor, str] = {
+        parameter: name for name, parameter in network.named_parameters()
+    }
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             if value is not None:
@@ -91,6 +93,7 @@ def restore_training(
         if name.startswith(OPTIMIZER):
             owner, _, key = name.removeprefix(OPTIMIZER).rpartition(".")
             parameter = parameters[owner]
-            if value.shape == parameter.shape:
-                value = torch.empty_like(parameter).copy_(value)
-            optimizer.state[parameter][key] = value
+            same = value.shape == parameter.shape
+            optimizer.state[parameter][key] = (
+                torch.empty_like(parameter).copy_(value) if same else value
+            )

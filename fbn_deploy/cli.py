@@ -44,7 +44,9 @@ SpaceOption = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option("--data", help="digits, a folder of images, or cifar10:DIR.", show_default="digits"),
+    typer.Option(
+        "--data", help="digits, a folder of images, or cifar10:DIR.", show_default="digits"
+    ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch CIFAR if it is not there.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.", show_default="0")]

@@ -85,9 +85,7 @@ def _save(
     save_tensors(loop.checkpoint, training_state(network, optimizer), about)
 
 
-def _resumed(
-    loop: Loop, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[int, float]:
+def _resumed(loop: Loop, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
     if not loop.checkpoint.exists():
         return 0, 0.0
     tensors, about = load_tensors(loop.checkpoint)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 LINE_EVERY_S = 10.0  # between two plain lines of one task
@@ -25,16 +25,11 @@ class Task(Protocol):
 class Reporter(Protocol):
     """Where progress goes."""
 
-    def task(self, title: str, total: int, unit: str) -> _TaskContext:
+    def task(self, title: str, total: int, unit: str) -> AbstractContextManager[Task]:
         """A task of ``total`` units; use it in a ``with`` statement."""
 
     def say(self, message: str) -> None:
         """One line that stays."""
-
-
-class _TaskContext(Protocol):
-    def __enter__(self) -> Task: ...
-    def __exit__(self, *exception: object) -> bool | None: ...
 
 
 class _SilentTask:
@@ -110,7 +105,9 @@ class Lines:
     def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
         started = time.monotonic()
         yield _LineTask(title, total, unit)
-        print(f"{title}: done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True)
+        print(
+            f"{title}: done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True
+        )
 
     def say(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)

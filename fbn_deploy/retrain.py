@@ -95,7 +95,7 @@ def retrain(
 
     def backward(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
         loss: torch.Tensor = criterion(network(images), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     loop = Loop(

@@ -91,7 +91,9 @@ class RunDir:
             )
         content = read_json(self.run)
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            raise FBNError(f"{self.run} has another schema than {SCHEMA}; use the version it is of.")
+            raise FBNError(
+                f"{self.run} has another schema than {SCHEMA}; use the version it is of."
+            )
         found: dict[str, Any] = content["configuration"]
         return found
 

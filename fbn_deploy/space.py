@@ -82,7 +82,8 @@ class SearchSpace:
     def __post_init__(self) -> None:
         if not self.decisions:
             raise FBNError(
-                f"Search space {self.name!r} has nothing to choose: place at least one Choice block."
+                f"Search space {self.name!r} has nothing to choose: place at least one "
+                "Choice block."
             )
         options = {decision.name: decision.options for decision in self.decisions}
         if len(options) != len(self.decisions):
@@ -105,7 +106,8 @@ class SearchSpace:
         ]
         if mistakes:
             raise FBNError(
-                f"This is no architecture of the space {self.name!r}: {'; '.join(sorted(mistakes))}."
+                f"This is no architecture of the space {self.name!r}: "
+                f"{'; '.join(sorted(mistakes))}."
             )
         return Architecture.of(choices)
 
@@ -119,7 +121,9 @@ class SearchSpace:
         """The architecture in the notation of its literature, or as ``decision=option,…``."""
         if self.text_form is not None:
             return self.text_form(architecture)
-        return ",".join(f"{decision.name}={architecture[decision.name]}" for decision in self.decisions)
+        return ",".join(
+            f"{decision.name}={architecture[decision.name]}" for decision in self.decisions
+        )
 
     def parse(self, text: str) -> Architecture:
         """The inverse of ``text``."""
@@ -129,7 +133,8 @@ class SearchSpace:
             choices = dict(part.split("=", 1) for part in text.strip().split(","))
         except ValueError:
             raise FBNError(
-                f"Cannot read the architecture {text!r}; write it as decision=option,decision=option."
+                f"Cannot read the architecture {text!r}; write it as "
+                "decision=option,decision=option."
             ) from None
         return self.architecture(choices)
 

@@ -30,8 +30,8 @@ torch.set_num_threads(1)
 
 
 def randomize_batchnorms(module: nn.Module, seed: int, kind: str = "wild") -> nn.Module:
-    """``wild``: γ of both signs and zero, σ over four orders of magnitude; ``trained``: all γ
-    positive, statistics as they are after training."""
+    """``wild``: γ of both signs and zero, σ over four orders of magnitude, γ / σ with a mean square
+    of 1 so that deep networks do not overflow; ``trained``: all γ positive, σ near 1."""
     draw = torch.Generator().manual_seed(seed)
     for m in module.modules():
         if isinstance(m, nn.modules.batchnorm._BatchNorm):
@@ -44,6 +44,8 @@ def randomize_batchnorms(module: nn.Module, seed: int, kind: str = "wild") -> nn
                 if kind == "wild":
                     m.weight.copy_(normal[2] * (uniform[0] > 0.1))
                     m.running_var.copy_(10 ** (8 * uniform[1] - 4))  # σ from 1e-2 to 1e2
+                    s = m.weight / (m.running_var + m.eps).sqrt()
+                    m.weight /= s.square().mean().sqrt()
                 else:
                     m.weight.copy_(0.5 + uniform[0])
                     m.running_var.copy_(0.5 + uniform[1])

@@ -53,7 +53,9 @@ def closed(model: ir.Model, architecture: Mapping[str, str]) -> ir.Model:
     for node in list(model.graph):
         if node.domain == ONNX_DOMAIN and node.op_type == "Choice":
             options = node.attributes["options"].as_strings()
-            chosen = node.inputs[options.index(architecture[node.attributes["decision"].as_string()])]
+            chosen = node.inputs[
+                options.index(architecture[node.attributes["decision"].as_string()])
+            ]
             output = node.outputs[0]
             assert chosen is not None, "A candidate without an output."
             ir.convenience.replace_all_uses_with(output, chosen, replace_graph_outputs=True)
@@ -69,7 +71,7 @@ def _exported(
     from onnxscript import optimizer
 
     # Channels-last weights would leave their strides in the graph as gathers and reshapes.
-    plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    plain = copy.deepcopy(module).to(memory_format=torch.contiguous_format).eval()
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(

@@ -35,9 +35,8 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        return (
-            self.max_relative_error <= MAX_ERROR
-            and self.top1_agreement * self.images >= min(self.images - 1, MIN_AGREEMENT * self.images)
+        return self.max_relative_error <= MAX_ERROR and self.top1_agreement * self.images >= min(
+            self.images - 1, MIN_AGREEMENT * self.images
         )
 
     def as_json(self) -> dict[str, Any]:

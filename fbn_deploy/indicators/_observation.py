@@ -110,8 +110,8 @@ def observe(
             Norm(
                 gamma=bn.weight.detach(),
                 beta=bn.bias.detach(),
-                mean=bn.running_mean.clone(),
-                var=bn.running_var.clone(),
+                mean=_copy(bn.running_mean),
+                var=_copy(bn.running_var),
                 eps=bn.eps,
                 ends_choice=bn in ends,
             )
@@ -124,6 +124,11 @@ def observe(
         found,
         kernel[0] if kernel else None,
     )
+
+
+def _copy(statistic: torch.Tensor | None) -> torch.Tensor:
+    assert statistic is not None, "A BatchNorm without running statistics."
+    return statistic.clone()
 
 
 @contextlib.contextmanager

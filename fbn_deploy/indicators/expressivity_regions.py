@@ -21,6 +21,8 @@ def regions(observation: Observation) -> float:
 
 
 INDICATOR = Indicator(
-    "expressivity-regions", "log-determinant of the kernel of activation codes (NASWOT)", regions,
+    "expressivity-regions",
+    "log-determinant of the kernel of activation codes (NASWOT)",
+    regions,
     needs_codes=True,
 )

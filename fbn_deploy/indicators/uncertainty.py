@@ -17,6 +17,8 @@ def uncertainty(observation: Observation) -> float:
 
 
 INDICATOR = Indicator(
-    "uncertainty", "variance of predictions under Monte Carlo BatchNorm", uncertainty,
+    "uncertainty",
+    "variance of predictions under Monte Carlo BatchNorm",
+    uncertainty,
     higher_is_better=False,
 )

@@ -52,9 +52,7 @@ class Scorer:
     def _score(self, architecture: Architecture) -> Mapping[str, float]:
         canonical = self._supernet.space.canonical(architecture)
         if canonical not in self._known:
-            observation = observe(
-                self._supernet, architecture, self._probe, codes=self._codes
-            )
+            observation = observe(self._supernet, architecture, self._probe, codes=self._codes)
             scores = {
                 each.name: _finite(each.value(observation), each.higher_is_better)
                 for each in self._indicators

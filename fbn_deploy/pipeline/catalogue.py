@@ -16,7 +16,8 @@ def spaces() -> dict[str, str]:
     found = {}
     for name in plugins.names(PACKAGE):
         spec = importlib.util.find_spec(f"{PACKAGE}.{name}")
-        assert spec is not None and spec.origin is not None
+        assert spec is not None, name
+        assert spec.origin is not None, name
         text = ast.get_docstring(ast.parse(Path(spec.origin).read_text("utf-8"))) or ""
         found[name] = text.partition("\n")[0].rstrip(".")
     return found

@@ -56,9 +56,7 @@ class Context:
 
     def supernet(self) -> Supernet:
         """The untrained supernet."""
-        return build_supernet(
-            self.definition, len(self.data.classes), bn=self.bn, seed=self.seed
-        )
+        return build_supernet(self.definition, len(self.data.classes), bn=self.bn, seed=self.seed)
 
 
 def default_run() -> Path:
@@ -105,9 +103,7 @@ def open_run(path: Path, given: Given, reporter: Reporter, *, create: bool = Tru
     }
     identity = {key: configuration[key] for key in ("space", "bn", "seed")}
     identity["data"] = data.fingerprint
-    context = Context(
-        run, data, chosen, configuration["bn"], seed, settings, identity, reporter
-    )
+    context = Context(run, data, chosen, configuration["bn"], seed, settings, identity, reporter)
     network = chosen.network(len(data.classes), seed)
     found = chosen.search_space(network)
     run.start(configuration, _device())

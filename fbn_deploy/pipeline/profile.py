@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json
@@ -23,7 +24,8 @@ def profile(
     For a run, what is not given is taken from its search, so that the budget's conditions hold.
     Needs no PyTorch.
     """
-    path, settings = Path(model_or_run), {}
+    path = Path(model_or_run)
+    settings: dict[str, Any] = {}
     run = RunDir(path) if path.is_dir() else None
     if run is not None:
         if not run.model.exists():

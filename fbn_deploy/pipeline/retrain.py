@@ -76,9 +76,7 @@ def load_subnet(
     return network.eval(), about
 
 
-def _untrained(
-    context: Context, architecture: Architecture, fair_bn: bool, seed: int
-) -> nn.Module:
+def _untrained(context: Context, architecture: Architecture, fair_bn: bool, seed: int) -> nn.Module:
     return subnet(
         context.definition, architecture, len(context.data.classes), fair_bn=fair_bn, seed=seed
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -240,8 +239,11 @@ def _report(
     positions = {id(candidate): number for number, (_, candidate) in enumerate(ranked)}
     best = candidates[positions[id(winner)]]
     confirmed = {name: each.as_json() for name, each in confirmations.items()}
-    if settings.target in confirmations:
-        measured = {**best["costs"]["latency_ms"], "measured": confirmations[settings.target].value_ms}
+    if settings.target is not None and settings.target in confirmations:
+        measured = {
+            **best["costs"]["latency_ms"],
+            "measured": confirmations[settings.target].value_ms,
+        }
         best = {**best, "costs": {**best["costs"], "latency_ms": measured}}
     return {
         "schema": SCHEMA,
@@ -282,7 +284,9 @@ def _entry(
     if measured:
         first = target if target in measured else next(iter(measured))
         costs["latency_ms"] = {
-            "predicted": None, "interval": None, "measured": measured[first or ""],
+            "predicted": None,
+            "interval": None,
+            "measured": measured[first or ""],
         }
         costs["latency_ms_by_target"] = measured
     return {

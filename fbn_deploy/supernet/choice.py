@@ -28,7 +28,9 @@ class Choice(nn.Module):
     def __init__(self, name: str, candidates: Mapping[str, nn.Module]) -> None:
         super().__init__()
         if any("." in option for option in candidates):
-            raise FBNError(f"Choice {name!r}: an option's name cannot hold a dot: {list(candidates)}.")
+            raise FBNError(
+                f"Choice {name!r}: an option's name cannot hold a dot: {list(candidates)}."
+            )
         self.decision = Decision(name, tuple(candidates))
         self.candidates = nn.ModuleDict(dict(candidates))
         self.chosen = self.decision.options[0]

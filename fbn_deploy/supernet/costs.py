@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -59,7 +60,9 @@ def cost_table(supernet: Supernet) -> CostTable:
                     f"Choice {choice.decision.name!r} at {path} has another choice within its "
                     f"option {option!r}; place it beside, not within."
                 )
-    architecture = Architecture.of({c.decision.name: c.decision.options[0] for c in blocks.values()})
+    architecture = Architecture.of(
+        {c.decision.name: c.decision.options[0] for c in blocks.values()}
+    )
     select_path(network, architecture)
     training = network.training
     network.eval()
@@ -95,7 +98,7 @@ def _count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Count:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # fvcore traces with torch.jit, which says it is old
             analysis = FlopCountAnalysis(module, inputs)
-            analysis.set_op_handle("aten::batch_norm", None)
+            analysis.set_op_handle("aten::batch_norm", lambda inputs, outputs: Counter())
             flops = int(analysis.total())
     finally:
         logger.setLevel(level)

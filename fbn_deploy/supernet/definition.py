@@ -59,7 +59,7 @@ class SpaceDefinition:
                 ) from error
         if not isinstance(network, nn.Module):
             raise FBNError(f"network() of the search space {self.spec!r} must return a Module.")
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return network.to(memory_format=torch.channels_last)
 
     def search_space(self, network: nn.Module) -> SearchSpace:
         """The decisions of ``network`` with the rules of this file."""

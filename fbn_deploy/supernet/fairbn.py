@@ -71,7 +71,7 @@ def make_fair(network: nn.Module, example: torch.Tensor) -> nn.Module:
 
 @torch.no_grad()
 def candidate_shapes(network: nn.Module, example: torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Module path of each choice → the shape of its output, checked to be one for all candidates."""
+    """Module path of each choice → the one output shape of all its candidates."""
     training = network.training
     network.eval()
     found: dict[str, tuple[int, ...]] = {}

@@ -65,7 +65,8 @@ class _MaskedReLU(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
         (positive,) = ctx.saved_tensors
         mask = positive.view(torch.uint8).to(gradient.dtype)
-        return torch.ops.aten.threshold_backward(gradient, mask, 0)
+        masked: torch.Tensor = torch.ops.aten.threshold_backward(gradient, mask, 0)
+        return masked
 
 
 class _ShapeSavingPool(torch.autograd.Function):

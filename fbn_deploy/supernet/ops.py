@@ -14,7 +14,8 @@ class Zero(nn.Module):
         self.stride = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.new_zeros(()).expand_as(x[:, :, :: self.stride, :: self.stride])
+        zeros: torch.Tensor = x.new_zeros(()).expand_as(x[:, :, :: self.stride, :: self.stride])
+        return zeros
 
 
 class ConvBN(nn.Sequential):
@@ -42,12 +43,12 @@ class ConvBN(nn.Sequential):
 class ReLUConvBN(nn.Sequential):
     """ReLU → convolution without bias → BatchNorm: the order of the NAS-Bench-201 cells."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1
+    ) -> None:
         super().__init__()
         self.act = nn.ReLU()
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel, stride, kernel // 2, bias=False
-        )
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
         self.bn = nn.BatchNorm2d(out_channels)
 
 
@@ -64,7 +65,8 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pooled = x.mean((2, 3), keepdim=True)
-        return x * self.gate(self.expand(self.act(self.reduce(pooled))))
+        gate: torch.Tensor = self.gate(self.expand(self.act(self.reduce(pooled))))
+        return x * gate
 
 
 class InvertedResidual(nn.Module):

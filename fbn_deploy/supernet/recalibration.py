@@ -50,7 +50,9 @@ def fresh_statistics(network: nn.Module) -> Iterator[list[_BatchNorm]]:
 @contextlib.contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
     """Gives the running statistics of the selected path back at the end of the block."""
-    kept = [(buffer, buffer.clone()) for bn in active_batchnorms(network) for buffer in bn.buffers()]
+    kept = [
+        (buffer, buffer.clone()) for bn in active_batchnorms(network) for buffer in bn.buffers()
+    ]
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ from fbn_deploy.supernet.supernet import Supernet
 TRAINED = ("bn", "all")
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
-    "adam": lambda parameters, rate: torch.optim.Adam(parameters, rate),
+    "adam": torch.optim.Adam,
 }
 EPOCHS, MIN_STEPS = 10, 300
 RATES = {"sgd": 0.1, "adam": 0.02}  # peak learning rates that are used when none is given
@@ -116,9 +116,7 @@ def train_supernet(
             losses.append(loss.detach())
         return torch.stack(losses).mean()
 
-    batches = train_batches(
-        data, data.train, batch_size=settings.batch_size, seed=settings.seed
-    )
+    batches = train_batches(data, data.train, batch_size=settings.batch_size, seed=settings.seed)
     steps = settings.steps(batches.steps_per_epoch)
     optimizer = OPTIMIZERS[settings.optimizer](
         [p for p in network.parameters() if p.requires_grad], settings.peak_rate

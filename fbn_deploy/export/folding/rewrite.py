@@ -1,9 +1,10 @@
 """Writes the chosen gauges into the graph: new weights and biases, and what has to stay.
 
-What stays (s', t') is written as a depthwise 1×1 convolution where the tensor is an image: ONNX
+What stays with a shift is written as a depthwise 1×1 convolution where the tensor is an image: ONNX
 Runtime keeps such a node in its blocked layout and fuses the addition that follows into it,
 whereas an Add of one number a channel makes it convert the whole tensor there and back (1.2 to
-1.5 times the latency of small cells). Elsewhere it is a Mul and an Add.
+1.5 times the latency of small cells). A scale alone is a Mul, which both CPU runtimes fuse.
+Elsewhere it is a Mul and an Add.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class Rewriter:
         place, dtype = step.nodes[-1], _dtype(y, step.inputs[0])
         channels = s.size
         is_image = s.shape == (1, channels, 1, 1) and (channels > 1 or _has_one_channel(y))
-        if self.as_convolution and is_image:
+        if self.as_convolution and is_image and np.any(t):
             w = self._initializer(s.reshape(channels, 1, 1, 1).astype(dtype), f"{step.name}.scale")
             b = self._initializer(t.reshape(channels).astype(dtype), f"{step.name}.shift")
             x = self._insert(

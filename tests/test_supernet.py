@@ -1,0 +1,225 @@
+"""Choices, fair BatchNorm, BN-only training, subnets, and the open ONNX graph."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from fbn_deploy.data import load_data
+from fbn_deploy.errors import FBNError
+from fbn_deploy.export.folding import fold_affine
+from fbn_deploy.export.graph import closed, onnx_from_supernet
+from fbn_deploy.indicators import composite_rank, indicators, observe, probe_batches
+from fbn_deploy.progress import Silent
+from fbn_deploy.supernet.choice import Choice, select_path
+from fbn_deploy.supernet.costs import cost_table
+from fbn_deploy.supernet.definition import definition
+from fbn_deploy.supernet.fairbn import FairBN, last_batchnorm, make_fair
+from fbn_deploy.supernet.frozen import train_only_batchnorm
+from fbn_deploy.supernet.paths import fair, uniform
+from fbn_deploy.supernet.supernet import Supernet, build_supernet, materialize
+from fbn_deploy.supernet.training import SupernetSettings, train_supernet
+from fbn_deploy.targets import ready_target
+
+SMALL = {
+    "nasbench201": {"channels": 4, "cells": 1},
+    "mobilenet": {"width": 0.1, "depth": 2},
+}
+
+
+def small(space: str, bn: str = "fair") -> Supernet:
+    return build_supernet(definition(space, 16, SMALL[space]), 3, bn=bn)
+
+
+@pytest.mark.parametrize("space", SMALL)
+def test_every_candidate_op_of_a_fair_supernet_ends_in_a_batchnorm(space: str) -> None:
+    blocks = [m for m in small(space).network.modules() if isinstance(m, Choice)]
+    assert blocks
+    assert all(last_batchnorm(op) for block in blocks for op in block.candidates.values())
+
+
+def test_conv_only_adds_no_batchnorm() -> None:
+    assert not any(
+        isinstance(m, FairBN) for m in small("nasbench201", "conv-only").network.modules()
+    )
+
+
+def test_candidates_of_different_shape_are_refused_by_name() -> None:
+    wrong = Choice("width", {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(3, 5, 1)})
+    with pytest.raises(FBNError, match="'width'"):
+        make_fair(nn.Sequential(wrong), torch.zeros(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("space", SMALL)
+def test_a_materialized_subnet_computes_what_its_path_computes(space: str) -> None:
+    supernet = small(space)
+    architecture = supernet.space.sample(random.Random(1))
+    select_path(supernet.network.eval(), architecture)
+    x = torch.randn(2, 3, 16, 16)
+    subnet = materialize(supernet.network, architecture)
+    assert not any(isinstance(m, Choice) for m in subnet.modules())
+    assert torch.equal(subnet(x), supernet.network(x))
+
+
+@pytest.mark.parametrize("space", SMALL)
+def test_lean_ops_give_the_gradients_of_pytorch(space: str) -> None:
+    lean, plain = small(space), small(space)
+    train_only_batchnorm(lean.network)
+    architecture = lean.space.sample(random.Random(2))
+    x = torch.randn(4, 3, 16, 16)
+    for supernet in (lean, plain):
+        select_path(supernet.network.train(), architecture)
+        supernet.network(x).square().sum().backward()
+    expected = dict(plain.network.named_parameters())
+    trained = {n: p for n, p in lean.network.named_parameters() if p.grad is not None}
+    assert trained
+    for name, parameter in trained.items():
+        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-4, atol=1e-4)
+
+
+def test_only_batchnorms_are_trained() -> None:
+    network = train_only_batchnorm(small("mobilenet").network)
+    norms = {
+        id(p) for m in network.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()
+    }
+    assert {id(p) for p in network.parameters() if p.requires_grad} == norms
+
+
+def test_strict_fairness_activates_every_option_once_a_step() -> None:
+    decisions = small("nasbench201").space.decisions
+    paths = fair(decisions, 0, 7)
+    assert len(paths) == 5
+    for decision in decisions:
+        assert sorted(path[decision.name] for path in paths) == sorted(decision.options)
+
+
+def test_a_sampler_depends_on_seed_and_step_only() -> None:
+    decisions = small("mobilenet").space.decisions
+    assert uniform(decisions, 3, 5) == uniform(decisions, 3, 5)
+    assert uniform(decisions, 3, 5) != uniform(decisions, 3, 6)
+
+
+class Killed(Exception):
+    """Stands for SIGKILL in a test."""
+
+
+def test_a_killed_training_ends_bit_by_bit_like_an_unbroken_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_data(None, resolution=16, seed=0)
+    settings = SupernetSettings(epochs=0.5, batch_size=64)
+
+    def run(checkpoint: Path, kill_at: int | None) -> dict[str, torch.Tensor]:
+        supernet = build_supernet(definition("mobilenet", 16, SMALL["mobilenet"]), 10)
+
+        if kill_at is not None:
+            calls = {"n": 0}
+            original = torch.optim.Adam.step
+
+            def step(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+                calls["n"] += 1
+                if calls["n"] > kill_at:
+                    raise Killed
+                return original(self, *args, **kwargs)
+
+            monkeypatch.setattr(torch.optim.Adam, "step", step)
+        try:
+            train_supernet(
+                supernet, data, settings, checkpoint=checkpoint, about={}, reporter=Silent()
+            )
+        finally:
+            monkeypatch.undo()
+            monkeypatch.setattr("fbn_deploy.loop.SAVE_EVERY_S", -1.0)
+        return dict(supernet.network.state_dict())
+
+    monkeypatch.setattr("fbn_deploy.loop.SAVE_EVERY_S", -1.0)
+    whole = run(tmp_path / "whole.safetensors", None)
+    with pytest.raises(Killed):
+        run(tmp_path / "broken.safetensors", 3)
+    resumed = run(tmp_path / "broken.safetensors", None)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("space", SMALL)
+def test_an_observation_leaves_the_supernet_as_it_was(space: str) -> None:
+    data = load_data(None, resolution=16, seed=0)
+    supernet = build_supernet(definition(space, 16, SMALL[space]), 10)
+    before = {name: value.clone() for name, value in supernet.network.state_dict().items()}
+    probe = probe_batches(data, batches=2, batch_size=16, seed=0)
+    rng = random.Random(0)
+    scores = []
+    for _ in range(3):
+        seen = observe(supernet, supernet.space.sample(rng), probe)
+        scores.append({each.name: each.value(seen) for each in indicators()})
+    after = supernet.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(composite_rank(["trainability", "uncertainty"], scores)) == 3
+
+
+def test_the_composite_is_the_mean_of_ranks_and_ties_share() -> None:
+    scores = [{"trainability": 3.0}, {"trainability": 1.0}, {"trainability": 3.0}]
+    assert composite_rank(["trainability"], scores) == [1.5, 3.0, 1.5]
+
+
+@pytest.mark.parametrize("space", SMALL)
+def test_a_closed_and_folded_graph_computes_what_the_path_computes(space: str) -> None:
+    supernet = small(space)
+    for module in supernet.network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.bias)
+            module.running_var.uniform_(0.5, 2.0)  # type: ignore[union-attr]
+    model = onnx_from_supernet(supernet, 1)
+    x = torch.randn(1, 3, 16, 16)
+    for seed in range(3):
+        architecture = supernet.space.sample(random.Random(seed))
+        folded, _ = fold_affine(closed(model, architecture))
+        select_path(supernet.network.eval(), architecture)
+        expected = supernet.network(x).detach().numpy()
+        content = ir.to_proto(folded).SerializeToString()
+        with ready_target("onnxruntime-cpu").open(content, batch=1, threads=1) as session:
+            answer = session.run({"images": x.numpy()})["logits"]
+        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4 * abs(expected).max())
+
+
+def test_parameters_of_nasbench201_match_the_benchmark() -> None:
+    supernet = build_supernet(definition("nasbench201"), 10)
+    text = (
+        "|nor_conv_3x3~0|+|nor_conv_3x3~0|avg_pool_3x3~1|"
+        "+|skip_connect~0|nor_conv_3x3~1|skip_connect~2|"
+    )
+    architecture = supernet.space.parse(text)
+    bare = materialize(supernet.network, architecture, fair=False)
+    assert sum(p.numel() for p in bare.parameters()) == 802_426
+    assert supernet.space.text(architecture) == text
+
+
+def test_costs_add_up_to_the_convolutions_counted_by_hand() -> None:
+    supernet = build_supernet(definition("nasbench201", 8, {"channels": 4, "cells": 1}), 2)
+    table = cost_table(supernet)
+    skip = {decision.name: "skip_connect" for decision in supernet.space.decisions}
+    base = supernet.space.architecture(skip)
+    conv = base.replaced(**{"1<-0": "nor_conv_1x1"})
+    # one 1×1 convolution a stage: 4·4 at 8×8, 8·8 at 4×4, 16·16 at 2×2
+    assert table.flops(conv) - table.flops(base) == 16 * 64 + 64 * 16 + 256 * 4
+    assert table.params(conv) - table.params(base) == (16 + 4) + (64 + 8) + (256 + 16)
+
+
+def test_an_imagenet_network_has_the_multiply_adds_of_bn_nas() -> None:
+    """BN-NAS's README: this encoding is 473.5 M multiply-adds and 5.2 M parameters."""
+    encoding = [3, -1, 0, 4, 0, -1, -1, 0, 4, -1, 4, 4, 1, 4, 2, 0, 0, 4, 0, 2, 2]
+    ops = ["mb3_k3", "mb6_k3", "mb3_k5", "mb6_k5", "mb3_k7", "mb6_k7"]
+    supernet = build_supernet(definition("mobilenet", 224, {"width": 1.0}), 1000)
+    names = [decision.name for decision in supernet.space.decisions]
+    architecture = supernet.space.architecture(
+        {n: "identity" if e < 0 else ops[e] for n, e in zip(names, encoding, strict=True)}
+    )
+    table = cost_table(supernet)
+    assert abs(table.flops(architecture) / 473.5e6 - 1) < 0.01
+    assert abs(table.params(architecture) / 5.2e6 - 1) < 0.01
