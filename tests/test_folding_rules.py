@@ -240,6 +240,24 @@ def test_a_batchnorm_behind_a_zero_op_is_a_shift_of_its_sum():
     assert not report.stayed
 
 
+def test_zeros_as_the_exporter_writes_them_are_followed_through_cast_and_convolution():
+    text = f"""h = Conv(x, w0)
+        n = ConstantOfShape(none)
+        d = Cast<to=11>(n)
+        s = Shape(h)
+        e = Expand(d, s)
+        {bn("a", "e", 0)}
+        r = Relu(a)
+        c = Conv(r, w1)
+        {bn("b", "c", 1)}
+        y = Add(b, h)"""
+    empty = np.zeros(0, np.int64)
+    proto = graph_of(text, **params(0, 1), none=empty, w0=(4, 4, 1, 1), w1=(4, 4, 1, 1))
+    model, report = folded(proto)
+    assert operators(model) == ["Conv"]
+    assert not report.stayed
+
+
 def test_a_constant_before_a_padded_convolution_is_filled_in_and_right_at_the_border():
     text = f"""s = Shape(x)
         e = Expand(zero, s)

@@ -54,8 +54,8 @@ def fold_affine(
     scale a tensor (Nagel et al. 2019, equation 11). ``gauge_limit`` is log2 of the largest
     spread of D that may be chained through one tree: by default what float32 carries, or
     float16 if the model holds such weights; pass ``FLOAT16_LIMIT`` when the model is to be
-    converted later. ``as_convolution`` writes a shift that stays, with its scale, as a depthwise 1×1
-    convolution, which ONNX Runtime fuses best on CPUs; False writes Mul and Add.
+    converted later. ``as_convolution`` writes a shift that stays, with its scale, as a
+    depthwise 1×1 convolution, which ONNX Runtime fuses best on CPUs; False writes Mul and Add.
 
     Raises ``FBNError`` when the model has no graph of standard operators to fold.
     """
