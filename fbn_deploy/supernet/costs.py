@@ -87,8 +87,6 @@ def _sum(a: Count, b: Count) -> Count:
 
 
 def _count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Count:
-    from fvcore.nn import FlopCountAnalysis
-
     while isinstance(module, FairBN):
         module = module.op
     logger = logging.getLogger("fvcore.nn.jit_analysis")
@@ -96,7 +94,9 @@ def _count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Count:
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # fvcore traces with torch.jit, which says it is old
+            warnings.simplefilter("ignore")  # fvcore uses torch.jit, which says that it is old
+            from fvcore.nn import FlopCountAnalysis
+
             analysis = FlopCountAnalysis(module, inputs)
             analysis.set_op_handle("aten::batch_norm", lambda inputs, outputs: Counter())
             flops = int(analysis.total())
