@@ -22,11 +22,15 @@ OPTIMIZER = "optimizer."
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
     """Writes ``tensors`` with the JSON object ``about`` into one safetensors file."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with replacing(path) as temporary:
-        save_file(plain, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
+        try:
+            save_file(plain, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

@@ -10,8 +10,45 @@ from typing import Annotated, Any
 
 import typer
 
-from fbn_deploy import __version__
+from fbn_deploy import __version__, summary
 from fbn_deploy.errors import FBNError
+from fbn_deploy.options import (
+    Algorithm,
+    Batch,
+    BatchSize,
+    Bn,
+    Candidates,
+    Data,
+    Depth,
+    Download,
+    Epochs,
+    FlopsBudget,
+    IndicatorName,
+    Json,
+    KeepFairBn,
+    LatencyBudget,
+    Optimizer,
+    ParamsBudget,
+    ProbeBatches,
+    ProbeSize,
+    Rate,
+    Resolution,
+    RetrainBatch,
+    RetrainEpochs,
+    RetrainRate,
+    Run,
+    RunArgument,
+    Sampler,
+    Schedule,
+    Seed,
+    Smoothing,
+    Space,
+    SpaceOption,
+    TargetName,
+    Threads,
+    TrainMode,
+    Width,
+)
 
 app = typer.Typer(
     name="fbn",
@@ -21,80 +58,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-RUN, DATA, SEARCH, TRAIN = "Run", "Data and space", "Search", "Training"
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Run = Annotated[
-    Path | None, typer.Option("--run", help="Run directory.", show_default="runs/<time>")
-]
-RunArgument = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]
-Space = Annotated[
-    str | None,
-    typer.Option("--space", help="Search space or a .py file.", show_default="mobilenet"),
-]
-Resolution = Annotated[
-    int | None, typer.Option("--resolution", help="Pixels a side.", show_default="the space's")
-]
-Width = Annotated[float | None, typer.Option("--width", help="The space's width.")]
-Depth = Annotated[int | None, typer.Option("--depth", help="The space's layers a stage.")]
-SpaceOption = Annotated[
-    list[str] | None,
-    typer.Option("--space-option", "-o", help="Any option of the space, NAME=VALUE; repeats."),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        "--data", help="digits, a folder of images, or cifar10:DIR.", show_default="digits"
-    ),
-]
-Download = Annotated[bool, typer.Option("--download", help="Fetch CIFAR if it is not there.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.", show_default="0")]
-Bn = Annotated[str | None, typer.Option("--bn", help="fair or conv-only.", show_default="fair")]
-TrainMode = Annotated[str | None, typer.Option("--train", help="bn or all.", show_default="bn")]
-Sampler = Annotated[
-    str | None, typer.Option("--sampler", help="uniform or fair.", show_default="uniform")
-]
-Epochs = Annotated[
-    float | None,
-    typer.Option("--epochs", help="Supernet epochs.", show_default="10, at least 300 steps"),
-]
-BatchSize = Annotated[
-    int | None, typer.Option("--batch-size", help="Supernet batch.", show_default="64")
-]
-Optimizer = Annotated[
-    str | None, typer.Option("--optimizer", help="adam or sgd.", show_default="adam")
-]
-Rate = Annotated[float | None, typer.Option("--learning-rate", help="Supernet peak rate.")]
-Schedule = Annotated[
-    str | None, typer.Option("--schedule", help="cosine or linear.", show_default="cosine")
-]
-Smoothing = Annotated[
-    float | None, typer.Option("--label-smoothing", help="Supernet.", show_default="0.1")
-]
-LatencyBudget = Annotated[
-    list[str] | None,
-    typer.Option("--latency-budget", help="10ms or openvino-cpu:5ms; repeats."),
-]
-FlopsBudget = Annotated[str | None, typer.Option("--flops-budget", help="300M multiply-adds.")]
-ParamsBudget = Annotated[str | None, typer.Option("--params-budget", help="4.2M parameters.")]
-TargetName = Annotated[
-    str | None, typer.Option("--target", help="See fbn targets.", show_default="the best ready one")
-]
-Threads = Annotated[int, typer.Option("--threads", help="Threads on a CPU target.")]
-Batch = Annotated[int, typer.Option("--batch", help="Images a run on the target.")]
-Algorithm = Annotated[str, typer.Option("--algorithm", help="evolution or random.")]
-Candidates = Annotated[int, typer.Option("--candidates", help="Architectures to score.")]
-IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]
-ProbeBatches = Annotated[int, typer.Option("--probe-batches", help="Batches that score one.")]
-ProbeSize = Annotated[int, typer.Option("--probe-size", help="Images in each of them.")]
-RetrainEpochs = Annotated[float, typer.Option("--retrain-epochs", help="Epochs of the subnet.")]
-RetrainBatch = Annotated[int, typer.Option("--retrain-batch", help="Batch of the subnet.")]
-RetrainRate = Annotated[float, typer.Option("--retrain-rate", help="Peak rate of the subnet.")]
-KeepFairBn = Annotated[
-    bool,
-    typer.Option("--keep-fair-bn/--drop-fair-bn", help="Train with the added BatchNorms or not."),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -177,7 +140,7 @@ def search(
     settings = _search_settings(said)
     context = _context(run, json_output, _given(said))
     found = run_search(context, settings)
-    _print(json_output, found, _winner(found, context.run.path))
+    _print(json_output, found, summary.winner(found, context.run.path))
 
 
 @app.command()
@@ -198,7 +161,7 @@ def retrain(
         epochs, batch_size, learning_rate, fair_bn=keep_fair_bn, seed=context.seed
     )
     _, results = retrained_subnet(context, settings)
-    _print(json_output, results, _accuracy(results))
+    _print(json_output, results, summary.accuracy(results))
 
 
 @app.command()
@@ -290,20 +253,20 @@ def deploy(
         ),
     )
     if json_output:
-        summary = {
+        result = {
             "run": str(context.run.path),
             "best": done.search["best"],
             "training": done.training,
             "verification": done.verification,
             "profile": done.profile.as_json(),
         }
-        return _print(True, summary, "")
+        return _print(True, result, "")
     for part in (
         profile_table(done.profile),
         "",
-        _winner(done.search, context.run.path),
-        _accuracy(done.training),
-        *(_verified(result) for result in done.verification["results"]),
+        summary.winner(done.search, context.run.path),
+        summary.accuracy(done.training),
+        *(summary.verified(result) for result in done.verification["results"]),
         f"Latency of {context.run.model}: {done.profile.record.value_ms:.3f} ms",
     ):
         _print(False, None, part)
@@ -433,38 +396,6 @@ def _existing(run: Path, quiet: bool) -> Any:
     return open_run(run, Given(), reporter(quiet), create=False)
 
 
-def _winner(found: dict[str, Any], run: Path) -> str:
-    best = found["best"]
-    costs = best["costs"]
-    lines = [f"Best of {len(found['candidates'])} candidates: {best['text']}"]
-    for target, confirmed in best["confirmed"].items():
-        limit = next(b["limit"] for b in found["budgets"] if b["target"] == target)
-        lines.append(
-            f"Confirmed on {target}: {confirmed['value_ms']:.3f} ms, at most "
-            f"{confirmed['upper_ms']:.3f} ms, budget {limit:g} ms"
-            + (" (the machine was disturbed)" if confirmed["disturbed"] else "")
-        )
-    lines.append(
-        f"{costs['flops'] / 1e6:.1f} M multiply-adds, {costs['params'] / 1e6:.2f} M parameters"
-    )
-    return "\n".join([*lines, f"Run directory: {run}"])
-
-
-def _accuracy(results: dict[str, Any]) -> str:
-    return (
-        f"Top-1 accuracy {100 * results['accuracy']:.2f} % on {results['images']} test images "
-        f"(always the most frequent class: {100 * results['trivial']:.2f} %)"
-    )
-
-
-def _verified(result: dict[str, Any]) -> str:
-    return (
-        f"Verified on {result['target']}: {100 * result['accuracy_exported']:.2f} % top-1, "
-        f"agreement {100 * result['top1_agreement']:.2f} % on {result['images']} images, largest "
-        f"relative error {result['max_relative_error']:.1e}"
-    )
-
-
 def _print(json_output: bool, value: Any, shown: Any) -> None:
     if json_output:
         print(json.dumps(value, indent=1, ensure_ascii=False))
@@ -486,6 +417,9 @@ def main() -> None:
     except FBNError as error:
         print(f"fbn: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except OSError as error:  # a disk or directory that fails where nobody expects it
+        print(f"fbn: {error}. Mend it and start the same command again.", file=sys.stderr)
+        raise SystemExit(FBNError.exit_code) from None
     except KeyboardInterrupt:
         print("fbn: stopped; the same command goes on from here.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -42,7 +42,6 @@ class Scorer:
         ).hexdigest()[:16]
         self._path = path
         self._known = dict(_lines(path, self._key))
-        self.num_computed = 0
 
     def __call__(self, architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
         """Indicator → value for each architecture. A value that is not finite is −1e30 or 1e30,
@@ -59,7 +58,6 @@ class Scorer:
             }
             _append(self._path, {"key": self._key, "of": canonical, "scores": scores})
             self._known[canonical] = scores
-            self.num_computed += 1
         return self._known[canonical]
 
 

@@ -85,13 +85,13 @@ def open_run(path: Path, given: Given, reporter: Reporter, *, create: bool = Tru
     )
     settings = _settings(given, stored, seed)
     spec = _first(given.data, spec, DEFAULT_DATA)
-    with reporter.task(f"Reading {spec}", 1, "images") as task:
+    with reporter.task(f"Reading {spec}", 100, "%") as task:
         data = load_data(
             _absolute(spec),
             resolution=chosen.resolution,
             seed=seed,
             download=given.download,
-            progress=lambda done, total: task.update(done, f"of {total}"),
+            progress=lambda done, total: task.update(100 * done // total, f"{total} images"),
         )
     reporter.say(data.describe())
     configuration = {

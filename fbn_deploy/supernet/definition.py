@@ -97,6 +97,7 @@ def definition(
     """
     if spec.endswith(".py"):
         module = plugins.load_file(Path(spec), "search space")
+        spec = str(Path(spec).absolute())  # a run goes on from any directory
     else:
         module = plugins.load(PACKAGE, spec, "search space")
     if not callable(getattr(module, "network", None)):

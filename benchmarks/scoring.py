@@ -1,0 +1,114 @@
+"""What all indicators of a candidate cost, against plain forward passes over the same images.
+
+    python benchmarks/scoring.py [--candidates 12] [--threads 1] [--out FILE]
+
+In turns, for each sampled candidate: the observation with every indicator's formula; the same
+batches through the same path with batch statistics, as the candidate must be run (BatchNorms in
+training mode, no gradients); and in evaluation mode. Ratios are medians over candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fbn_deploy.data import load_data
+from fbn_deploy.indicators import indicators, observe, probe_batches
+from fbn_deploy.supernet.choice import select_path
+from fbn_deploy.supernet.definition import definition
+from fbn_deploy.supernet.supernet import build_supernet
+from fbn_deploy.targets import ready_target
+
+CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "nasbench201@32": ("nasbench201", 32, {}),
+    "mobilenet@32": ("mobilenet", 32, {"width": 0.5, "depth": 2}),
+}
+ROUNDS = 3  # the fastest of them counts for each candidate and way
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def compare(case: str, candidates: int) -> dict[str, Any]:
+    """Ratios for one space."""
+    space, resolution, options = CASES[case]
+    data = load_data(None, resolution=resolution, seed=0)
+    supernet = build_supernet(definition(space, resolution, options), len(data.classes))
+    probe = probe_batches(data, batches=4, batch_size=64, seed=0)
+    every, rng = indicators(), random.Random(0)
+
+    def forward(training: bool) -> None:
+        supernet.network.train(training)
+        for images in probe.images:
+            supernet.network(images)
+
+    against_train, against_eval = [], []
+    for _ in range(candidates):
+        architecture = supernet.space.sample(rng)
+        select_path(supernet.network, architecture)
+        ways: dict[str, Callable[[], object]] = {
+            "score": lambda a=architecture: [
+                each.value(seen) for seen in [observe(supernet, a, probe)] for each in every
+            ],
+            "train": lambda: forward(True),
+            "eval": lambda: forward(False),
+        }
+        best = dict.fromkeys(ways, float("inf"))
+        for _ in range(ROUNDS):
+            for way, run in ways.items():
+                best[way] = min(best[way], seconds(run))
+        against_train.append(best["score"] / best["train"])
+        against_eval.append(best["score"] / best["eval"])
+    return {
+        "candidates": candidates,
+        "images": sum(len(images) for images in probe.images),
+        "against_batch_statistics": statistics.median(against_train),
+        "against_batch_statistics_max": max(against_train),
+        "against_eval_mode": statistics.median(against_eval),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--candidates", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scoring.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    load = os.getloadavg()[0]
+    cases = {}
+    print(f"{'case':16} {'batch statistics':>17} {'(max)':>6} {'eval mode':>10}   score / forward")
+    for case in CASES:
+        cases[case] = found = compare(case, arguments.candidates)
+        print(
+            f"{case:16} {found['against_batch_statistics']:16.3f}x "
+            f"{found['against_batch_statistics_max']:5.2f}x {found['against_eval_mode']:9.3f}x",
+            flush=True,
+        )
+    result = {
+        "device": ready_target("onnxruntime-cpu").device(),
+        "torch": importlib.metadata.version("torch"),
+        "threads": arguments.threads,
+        "load": [load, os.getloadavg()[0]],
+        "cases": cases,
+    }
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The options of the command line: one name each, so that every command says them alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Run = Annotated[
+    Path | None, typer.Option("--run", help="Run directory.", show_default="runs/<time>")
+]
+RunArgument = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]
+Space = Annotated[
+    str | None,
+    typer.Option("--space", help="Search space or a .py file.", show_default="mobilenet"),
+]
+Resolution = Annotated[
+    int | None, typer.Option("--resolution", help="Pixels a side.", show_default="the space's")
+]
+Width = Annotated[float | None, typer.Option("--width", help="The space's width.")]
+Depth = Annotated[int | None, typer.Option("--depth", help="The space's layers a stage.")]
+SpaceOption = Annotated[
+    list[str] | None,
+    typer.Option("--space-option", "-o", help="Any option of the space, NAME=VALUE; repeats."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="digits, a folder of images, or cifar10:DIR.", show_default="digits"
+    ),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch CIFAR if it is not there.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.", show_default="0")]
+Bn = Annotated[str | None, typer.Option("--bn", help="fair or conv-only.", show_default="fair")]
+TrainMode = Annotated[str | None, typer.Option("--train", help="bn or all.", show_default="bn")]
+Sampler = Annotated[
+    str | None, typer.Option("--sampler", help="uniform or fair.", show_default="uniform")
+]
+Epochs = Annotated[
+    float | None,
+    typer.Option("--epochs", help="Supernet epochs.", show_default="10, at least 300 steps"),
+]
+BatchSize = Annotated[
+    int | None, typer.Option("--batch-size", help="Supernet batch.", show_default="64")
+]
+Optimizer = Annotated[
+    str | None, typer.Option("--optimizer", help="adam or sgd.", show_default="adam")
+]
+Rate = Annotated[float | None, typer.Option("--learning-rate", help="Supernet peak rate.")]
+Schedule = Annotated[
+    str | None, typer.Option("--schedule", help="cosine or linear.", show_default="cosine")
+]
+Smoothing = Annotated[
+    float | None, typer.Option("--label-smoothing", help="Supernet.", show_default="0.1")
+]
+LatencyBudget = Annotated[
+    list[str] | None,
+    typer.Option("--latency-budget", help="10ms or openvino-cpu:5ms; repeats."),
+]
+FlopsBudget = Annotated[str | None, typer.Option("--flops-budget", help="300M multiply-adds.")]
+ParamsBudget = Annotated[str | None, typer.Option("--params-budget", help="4.2M parameters.")]
+TargetName = Annotated[
+    str | None, typer.Option("--target", help="See fbn targets.", show_default="the best ready one")
+]
+Threads = Annotated[int, typer.Option("--threads", help="Threads on a CPU target.")]
+Batch = Annotated[int, typer.Option("--batch", help="Images a run on the target.")]
+Algorithm = Annotated[str, typer.Option("--algorithm", help="evolution or random.")]
+Candidates = Annotated[int, typer.Option("--candidates", help="Architectures to score.")]
+IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]
+ProbeBatches = Annotated[int, typer.Option("--probe-batches", help="Batches that score one.")]
+ProbeSize = Annotated[int, typer.Option("--probe-size", help="Images in each of them.")]
+RetrainEpochs = Annotated[float, typer.Option("--retrain-epochs", help="Epochs of the subnet.")]
+RetrainBatch = Annotated[int, typer.Option("--retrain-batch", help="Batch of the subnet.")]
+RetrainRate = Annotated[float, typer.Option("--retrain-rate", help="Peak rate of the subnet.")]
+KeepFairBn = Annotated[
+    bool,
+    typer.Option("--keep-fair-bn/--drop-fair-bn", help="Train with the added BatchNorms or not."),
+]
