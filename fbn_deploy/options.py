@@ -40,7 +40,7 @@ Sampler = Annotated[
 ]
 Epochs = Annotated[
     float | None,
-    typer.Option("--epochs", help="Supernet epochs.", show_default="10, at least 300 steps"),
+    typer.Option("--epochs", help="Supernet epochs.", show_default="10, but 300 to 1,500 steps"),
 ]
 BatchSize = Annotated[
     int | None, typer.Option("--batch-size", help="Supernet batch.", show_default="64")
@@ -71,7 +71,13 @@ Candidates = Annotated[int, typer.Option("--candidates", help="Architectures to 
 IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]
 ProbeBatches = Annotated[int, typer.Option("--probe-batches", help="Batches that score one.")]
 ProbeSize = Annotated[int, typer.Option("--probe-size", help="Images in each of them.")]
-RetrainEpochs = Annotated[float, typer.Option("--retrain-epochs", help="Epochs of the subnet.")]
+RetrainEpochs = Annotated[
+    float,
+    typer.Option(
+        "--retrain-epochs",
+        help="Epochs of the subnet: few for a first result, 200 for all its accuracy.",
+    ),
+]
 RetrainBatch = Annotated[int, typer.Option("--retrain-batch", help="Batch of the subnet.")]
 RetrainRate = Annotated[float, typer.Option("--retrain-rate", help="Peak rate of the subnet.")]
 KeepFairBn = Annotated[

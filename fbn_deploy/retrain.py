@@ -30,9 +30,9 @@ class RetrainSettings:
     """How a subnet is trained. ``fair_bn`` keeps the BatchNorms that the supernet added: they are
     folded away at export, so they cost nothing and may help training."""
 
-    epochs: float = 30.0
-    batch_size: int = 64
-    learning_rate: float = 0.1
+    epochs: float = 12.0
+    batch_size: int = 32
+    learning_rate: float = 0.05
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     schedule: str = "cosine"

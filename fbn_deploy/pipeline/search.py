@@ -42,7 +42,7 @@ class SearchSettings:
     threads: int = 1
     batch: int = 1
     algorithm: str = "evolution"
-    candidates: int = 200
+    candidates: int = 100
     indicator: str = "cpi"
     probe_batches: int = 4
     probe_size: int = 64

@@ -29,7 +29,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
     "adam": torch.optim.Adam,
 }
-EPOCHS, MIN_STEPS = 10, 300
+EPOCHS, MIN_STEPS, MAX_STEPS = 10, 300, 1500
 RATES = {"sgd": 0.1, "adam": 0.02}  # peak learning rates that are used when none is given
 
 
@@ -37,8 +37,9 @@ RATES = {"sgd": 0.1, "adam": 0.02}  # peak learning rates that are used when non
 class SupernetSettings:
     """How a supernet is trained. No weight decay: it would shrink γ, which is what is read.
 
-    ``epochs=None`` stands for ten epochs, a tenth of full training as in BN-NAS, and at least
-    ``MIN_STEPS`` steps.
+    ``epochs=None`` stands for ten epochs, a tenth of full training as in BN-NAS, but from
+    ``MIN_STEPS`` to ``MAX_STEPS`` steps: on NAS-Bench-201, indicators after 11,000 steps ranked
+    worse than after 3,500.
     """
 
     epochs: float | None = None
@@ -60,7 +61,7 @@ class SupernetSettings:
 
     def steps(self, per_epoch: int) -> int:
         if self.epochs is None:
-            return max(MIN_STEPS, EPOCHS * per_epoch)
+            return min(max(MIN_STEPS, EPOCHS * per_epoch), MAX_STEPS)
         return max(1, round(self.epochs * per_epoch))
 
 
