@@ -49,6 +49,13 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(directory: Path) -> None:
+    """Removes temporary files of ``replacing`` that a killed process left in ``directory``."""
+    for leftover in directory.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes ``content`` whole or not at all."""
     with replacing(path) as temporary:

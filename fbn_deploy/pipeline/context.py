@@ -14,7 +14,7 @@ from typing import Any
 
 from fbn_deploy.data import ImageData, load_data
 from fbn_deploy.errors import FBNError
-from fbn_deploy.files import write_json
+from fbn_deploy.files import remove_leftovers, write_json
 from fbn_deploy.progress import Reporter
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.supernet.definition import SpaceDefinition, definition
@@ -107,6 +107,7 @@ def open_run(path: Path, given: Given, reporter: Reporter, *, create: bool = Tru
     network = chosen.network(len(data.classes), seed)
     found = chosen.search_space(network)
     run.start(configuration, _device())
+    remove_leftovers(run.path)
     write_json(
         run.space,
         {

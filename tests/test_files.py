@@ -1,0 +1,41 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.files import read_json, remove_leftovers, replacing, write_json
+
+
+def test_an_error_while_writing_leaves_the_old_content_and_no_temporary_file(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(FBNError, match="No space left"), replacing(path) as temporary:
+        temporary.write_text("half of")
+        raise OSError(28, "No space left on device")
+    assert read_json(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".value.json.abc.tmp").write_text("half of")
+    write_json(tmp_path / "value.json", [1])
+    remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FBNError, match="Cannot write"):
+        write_json(tmp_path / "file" / "value.json", 1)
+
+
+def test_damaged_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "value.json").write_text('{"a": ')
+    with pytest.raises(FBNError, match=r"value\.json.*damaged"):
+        read_json(tmp_path / "value.json")
