@@ -15,9 +15,14 @@ def test_an_error_while_writing_leaves_the_old_content_and_no_temporary_file(
 ) -> None:
     path = tmp_path / "value.json"
     write_json(path, {"a": 1})
-    with pytest.raises(FBNError, match="No space left"), replacing(path) as temporary:
-        temporary.write_text("half of")
-        raise OSError(28, "No space left on device")
+
+    def fill_the_disk() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half of")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(FBNError, match="No space left"):
+        fill_the_disk()
     assert read_json(path) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
 
