@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 SURVEYED = 24  # architectures that show what the budget means
-CONFIRMED_AT_MOST = 12  # candidates measured with care before the search gives up
+CONFIRMED_AT_MOST = 30  # candidates measured with care before the search gives up
 
 
 @dataclass(frozen=True)
