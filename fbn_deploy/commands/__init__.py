@@ -1,0 +1,1 @@
+"""One file a command: it defines ``command``, or ``app`` where it has commands of its own."""

@@ -1,0 +1,121 @@
+"""Options that several commands take together, and the settings that they say.
+
+Nothing heavy is imported before it is needed: every call of ``fbn`` reads this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fbn_deploy.commands import _options as options
+from fbn_deploy.errors import FBNError
+
+if TYPE_CHECKING:
+    from fbn_deploy.pipeline.context import Given
+    from fbn_deploy.pipeline.search import SearchSettings
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The space, the images and the supernet of a run."""
+
+    run: options.Run = None
+    space: options.Space = None
+    resolution: options.Resolution = None
+    width: options.Width = None
+    depth: options.Depth = None
+    space_option: options.SpaceOption = None
+    data: options.Data = None
+    download: options.Download = False
+    seed: options.Seed = None
+    bn: options.Bn = None
+    train_mode: options.TrainMode = None
+    sampler: options.Sampler = None
+    epochs: options.Epochs = None
+    batch_size: options.BatchSize = None
+    optimizer: options.Optimizer = None
+    learning_rate: options.Rate = None
+    schedule: options.Schedule = None
+    label_smoothing: options.Smoothing = None
+
+    def training(self) -> dict[str, Any]:
+        """Field of ``SupernetSettings`` → what was said of it; ``None`` where nothing was."""
+        return {
+            "train": self.train_mode,
+            "sampler": self.sampler,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "optimizer": self.optimizer,
+            "learning_rate": self.learning_rate,
+            "schedule": self.schedule,
+            "label_smoothing": self.label_smoothing,
+        }
+
+    def given(self) -> Given:
+        from fbn_deploy.pipeline.context import Given
+
+        spelt: dict[str, Any] = {}
+        for text in self.space_option or []:
+            name, equals, value = text.partition("=")
+            if not equals:
+                raise FBNError(f"--space-option is NAME=VALUE, not {text!r}.")
+            spelt[name] = value
+        named = {"width": self.width, "depth": self.depth}
+        return Given(
+            space=self.space,
+            resolution=self.resolution,
+            options=spelt | {name: value for name, value in named.items() if value is not None},
+            data=self.data,
+            download=self.download,
+            bn=self.bn,
+            seed=self.seed,
+            supernet=self.training(),
+        )
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The budgets of a search and how it looks for what meets them."""
+
+    latency_budget: options.LatencyBudget = None
+    flops_budget: options.FlopsBudget = None
+    params_budget: options.ParamsBudget = None
+    target: options.TargetName = None
+    threads: options.Threads = 1
+    batch: options.Batch = 1
+    algorithm: options.Algorithm = "evolution"
+    candidates: options.Candidates = 100
+    indicator: options.IndicatorName = "cpi"
+    probe_batches: options.ProbeBatches = 4
+    probe_size: options.ProbeSize = 64
+
+    def settings(self) -> SearchSettings:
+        """Checked throughout; all budgets that cannot be read in one ``FBNError``."""
+        from fbn_deploy.pipeline.search import SearchSettings
+        from fbn_deploy.search.budgets import flops_budget, latency_budget, params_budget
+
+        mistakes, budgets = [], []
+        for parse, texts in (
+            (latency_budget, self.latency_budget or []),
+            (flops_budget, [self.flops_budget]),
+            (params_budget, [self.params_budget]),
+        ):
+            for text in texts:
+                try:
+                    budgets += [parse(text)] if text is not None else []
+                except FBNError as error:
+                    mistakes.append(str(error))
+        if mistakes:
+            raise FBNError("\n".join(mistakes))
+        return SearchSettings(
+            tuple(budgets),
+            target=self.target,
+            threads=self.threads,
+            batch=self.batch,
+            algorithm=self.algorithm,
+            candidates=self.candidates,
+            indicator=self.indicator,
+            probe_batches=self.probe_batches,
+            probe_size=self.probe_size,
+        ).resolved()

@@ -1,0 +1,56 @@
+"""``fbn deploy``."""
+
+from __future__ import annotations
+
+from fbn_deploy import summary
+from fbn_deploy.commands._flat import flat
+from fbn_deploy.commands._groups import RunOptions, SearchOptions
+from fbn_deploy.commands._options import (
+    Json,
+    KeepFairBn,
+    RetrainBatch,
+    RetrainEpochs,
+    RetrainRate,
+)
+from fbn_deploy.commands._shared import opened, show
+
+
+@flat
+def command(
+    searched: SearchOptions,
+    about: RunOptions,
+    retrain_epochs: RetrainEpochs = 12.0,
+    retrain_batch: RetrainBatch = 32,
+    retrain_rate: RetrainRate = 0.05,
+    keep_fair_bn: KeepFairBn = True,
+    json_output: Json = False,
+) -> None:
+    """Search, retrain, export, verify, profile: all of it, in one go."""
+    from fbn_deploy.latency.table import profile_table
+    from fbn_deploy.pipeline.deploy import deploy
+    from fbn_deploy.retrain import RetrainSettings
+
+    settings = searched.settings()
+    context = opened(about.run, about.given(), quiet=json_output)
+    training = RetrainSettings(
+        retrain_epochs, retrain_batch, retrain_rate, fair_bn=keep_fair_bn, seed=context.seed
+    )
+    done = deploy(context, settings, training)
+    if json_output:
+        result = {
+            "run": str(context.run.path),
+            "best": done.search["best"],
+            "training": done.training,
+            "verification": done.verification,
+            "profile": done.profile.as_json(),
+        }
+        return show(True, result, "")
+    for part in (
+        profile_table(done.profile),
+        "",
+        summary.winner(done.search, context.run.path),
+        summary.accuracy(done.training),
+        *(summary.verified(result) for result in done.verification["results"]),
+        f"Latency of {context.run.model}: {done.profile.record.value_ms:.3f} ms",
+    ):
+        show(False, None, part)
