@@ -1,0 +1,145 @@
+"""Calibration: runs a model on real images, watches activations, and estimates their ranges.
+
+The images stream through ONNX Runtime with the watched tensors as extra outputs; of each tensor
+stay a histogram and the sums of its channels, whatever the number of images.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.export.estimators import Estimator
+from fbn_deploy.export.histogram import GrowingHistogram
+from fbn_deploy.export.ranges import Ranges, model_hash
+from fbn_deploy.progress import Reporter
+
+MIN_IMAGES = 8
+"""Below, a range is what a few images happen to show."""
+
+_NAMED = 5  # tensors that an error names
+
+
+class Observed:
+    """One tensor: the histogram of its magnitudes and the mean of each channel (axis 1)."""
+
+    def __init__(self) -> None:
+        self.histogram = GrowingHistogram()
+        self._sums: npt.NDArray[np.float64] = np.zeros(0)
+        self._count = 0
+
+    def add(self, values: npt.NDArray[np.float32]) -> None:
+        """``values`` is (batch, channels, …), or (batch,), then without channels."""
+        self.histogram.add(values)
+        if values.ndim < 2:
+            return
+        axes = (0, *range(2, values.ndim))
+        sums = values.sum(axis=axes, dtype=np.float64)
+        self._sums = sums if self._count == 0 else self._sums + sums
+        self._count += values.size // values.shape[1]
+
+    def means(self) -> tuple[float, ...]:
+        """Rounded to 7 digits, as much as a float32 holds."""
+        return tuple(float(f"{mean:.7g}") for mean in self._sums / max(self._count, 1))
+
+
+def calibrated(
+    model: ir.Model,
+    tensors: Sequence[str],
+    batches: Iterable[npt.NDArray[np.float32]],
+    estimators: Sequence[Estimator],
+    *,
+    count: int,
+    data_hash: str,
+    reporter: Reporter,
+) -> dict[str, Ranges]:
+    """Name of an estimator → the ranges of ``tensors`` that it finds; all from one pass.
+
+    ``model`` takes one input, (batch, 3, R, R) float32, of which ``batches`` are ``count``
+    images. Raises ``FBNError`` for fewer images than ``MIN_IMAGES``, and where a tensor is NaN or
+    infinite or 0 for all images: both are a broken network, or other images than it was made for.
+    """
+    if count < MIN_IMAGES:
+        raise FBNError(
+            f"Calibration has {count} images; it needs at least {MIN_IMAGES}, better 100 to 500. "
+            "Pass a larger --calibration-images, or more data."
+        )
+    observed = {name: Observed() for name in tensors}
+    feed = model.graph.inputs[0].name
+    assert feed is not None, "A model without an input name."
+    inside = [name for name in tensors if name != feed]
+    session = _session(model, inside)
+    done = 0
+    with reporter.task("Calibrating", count, "images") as task:
+        for images in batches:
+            values = session.run(inside, {feed: np.ascontiguousarray(images)})
+            for name, value in zip(inside, values, strict=True):
+                observed[name].add(value)
+            if feed in observed:
+                observed[feed].add(images)
+            done += len(images)
+            task.update(done)
+            _refuse_not_finite(observed, done)
+    assert done == count, f"{done} images instead of {count}."
+    _refuse_dead(observed, count)
+    found = {name: each.histogram.value() for name, each in observed.items()}
+    means = {name: each.means() for name, each in observed.items()}
+    digest = model_hash(model)
+    return {
+        estimator.name: Ranges(
+            {name: estimator.amax(histogram) for name, histogram in found.items()},
+            means,
+            estimator.name,
+            digest,
+            data_hash,
+            count,
+        )
+        for estimator in estimators
+    }
+
+
+def _session(model: ir.Model, tensors: Sequence[str]) -> Any:
+    """A session with ``tensors`` as outputs, all threads of the machine."""
+    import onnxruntime
+
+    watched = model.clone()
+    values = {value.name: value for node in watched.graph for value in node.outputs}
+    watched.graph.outputs.clear()
+    watched.graph.outputs.extend(values[name] for name in tensors)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    return onnxruntime.InferenceSession(
+        ir.to_proto(watched).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _refuse_not_finite(observed: dict[str, Observed], done: int) -> None:
+    wrong = [name for name, each in observed.items() if not math.isfinite(each.histogram.amax)]
+    if wrong:
+        raise FBNError(
+            f"Calibration met values that are NaN or infinite within the first {done} images, in "
+            f"{_some(wrong)}. The network is broken, or the images are not what it was trained on."
+        )
+
+
+def _refuse_dead(observed: dict[str, Observed], count: int) -> None:
+    dead = [name for name, each in observed.items() if each.histogram.amax == 0.0]
+    if dead:
+        raise FBNError(
+            f"{_some(dead)} stayed 0 for all {count} calibration images, so no range can be "
+            "estimated. Calibrate with more images, or leave the layers that read it in fp32 with "
+            "--keep-fp32."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(repr(name) for name in names[:_NAMED]) + more

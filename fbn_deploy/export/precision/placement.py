@@ -1,0 +1,138 @@
+"""Which tensors INT8 quantises, and for which of their readers.
+
+Q/DQ pairs stand where TensorRT and OpenVINO look for them in order to fuse: on the data input of
+convolutions and matrix products, on both inputs of a residual addition, on the input of pools.
+None stands between a convolution and its activation, because an activation is no reader that
+asks for one. A tensor that only moves values (MaxPool, Flatten) has the range of its source, so
+that the pair behind it changes nothing and runtimes may move it through.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from fbn_deploy.errors import FBNError, unknown
+from fbn_deploy.export.folding.operator import constant_of
+
+LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+POOLS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+VIEWS = frozenset(
+    {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+)
+
+
+@dataclass(frozen=True)
+class Use:
+    """Input ``index`` of ``node``, which reads a quantised tensor."""
+
+    node: ir.Node
+    index: int
+
+    @property
+    def value(self) -> ir.Value:
+        value = self.node.inputs[self.index]
+        assert value is not None, self.node.name
+        return value
+
+
+def activations(model: ir.Model, keep_fp32: Sequence[str] = ()) -> list[str]:
+    """Names of the tensors whose ranges ``quantized_int8`` needs, in the order of the graph."""
+    roots = [root(use.value) for use in uses(model.graph, keep_fp32)]
+    return list(dict.fromkeys(value.name for value in roots if value.name))
+
+
+def quantizable(model: ir.Model) -> list[str]:
+    """Names of the nodes that INT8 can run, in the order of the graph."""
+    return [node.name or "" for node in model.graph if _quantized_inputs(node)]
+
+
+def uses(graph: ir.Graph, keep_fp32: Sequence[str]) -> list[Use]:
+    """Every place that reads a quantised tensor.
+
+    ``keep_fp32`` are names of nodes, or patterns (``stage1_*``) or modules (``stem``), that stay
+    in fp32. Raises ``FBNError`` for one that matches nothing.
+    """
+    kept = kept_nodes(graph, keep_fp32)
+    found = [
+        Use(node, index) for node in graph if node not in kept for index in _quantized_inputs(node)
+    ]
+    for use in list(found):
+        producer = use.value.producer()
+        while producer is not None and _is_view(producer):
+            found.append(Use(producer, 0))
+            producer = found[-1].value.producer()
+    unique = {(use.node, use.index): use for use in found}
+    order = {node: number for number, node in enumerate(graph)}
+    return sorted(unique.values(), key=lambda use: (order[use.node], use.index))
+
+
+def root(value: ir.Value) -> ir.Value:
+    """The tensor whose values ``value`` shows."""
+    producer = value.producer()
+    while producer is not None and _is_view(producer):
+        source = producer.inputs[0]
+        assert source is not None, producer.name
+        value, producer = source, source.producer()
+    return value
+
+
+def kept_nodes(graph: ir.Graph, names: Sequence[str]) -> set[ir.Node]:
+    """The nodes that ``names`` say: each a node's name, a pattern, or the name of a module."""
+    kept: set[ir.Node] = set()
+    nodes = [node for node in graph if _quantized_inputs(node)]
+    for name in names:
+        matching = {
+            node
+            for node in nodes
+            if node.name == name
+            or fnmatch.fnmatchcase(node.name or "", name)
+            or (node.name or "").startswith((f"{name}/", f"{name}."))
+        }
+        if not matching:
+            raise unknown("layer that INT8 could run called", name, (n.name or "" for n in nodes))
+        kept |= matching
+    return kept
+
+
+def _quantized_inputs(node: ir.Node) -> tuple[int, ...]:
+    """Which inputs of ``node`` are quantised; none of a node that INT8 does not run."""
+    if node.domain or not all(_is_float(value) for value in node.outputs):
+        return ()
+    data = [i for i, value in enumerate(node.inputs) if value is not None and _is_data(value)]
+    if node.op_type in LINEAR:
+        weight = node.inputs[1] if len(node.inputs) > 1 else None
+        plain = not node.attributes.get_int("transA", 0)
+        return (0,) if data == [0] and weight is not None and plain and _rank(weight) >= 2 else ()
+    if node.op_type == "Add":
+        return (0, 1) if data == [0, 1] else ()
+    return (0,) if node.op_type in POOLS and data == [0] else ()
+
+
+def _is_view(node: ir.Node) -> bool:
+    return node.op_type in VIEWS and not node.domain and len(node.outputs) == 1
+
+
+def _is_data(value: ir.Value) -> bool:
+    return constant_of(value) is None
+
+
+def _rank(weight: ir.Value) -> int:
+    constant = constant_of(weight)
+    return 0 if constant is None else constant.ndim
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.dtype in (None, ir.DataType.FLOAT)
+
+
+def refuse_nothing(found: Sequence[Use]) -> None:
+    """``FBNError`` when INT8 has nothing to do."""
+    if not found:
+        raise FBNError(
+            "Nothing is left for INT8: the model has no convolution or matrix product with "
+            "constant fp32 weights outside of --keep-fp32. Leave some of these names out."
+        )

@@ -1,0 +1,220 @@
+"""INT8 by Q/DQ pairs: symmetric, zero point 0, one scale a tensor for activations and one a
+channel for weights; biases stay fp32.
+
+Bias correction (Nagel et al. 2019, section 4.2): with rounded weights ŵ the outputs of a layer
+are off by (ŵ − w) x, on average by (ŵ − w) E[x], which is taken out of the bias. E[x] is each
+channel's mean over the calibration images; that a border sees zeros instead is neglected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.export.folding.operator import constant_of
+from fbn_deploy.export.precision import weights
+from fbn_deploy.export.precision.placement import LINEAR, Use, refuse_nothing, root, uses
+from fbn_deploy.export.ranges import Ranges
+
+LEVELS = 127
+OPSET = 13
+"""The first in which DequantizeLinear takes one scale a channel."""
+
+Floats = npt.NDArray[np.float32]
+
+
+def quantized_int8(
+    model: ir.Model,
+    ranges: Ranges,
+    *,
+    keep_fp32: Sequence[str] = (),
+    weights_by_mse: bool = True,
+    correct_bias: bool = True,
+) -> ir.Model:
+    """``model``, which is not modified, with Q/DQ pairs at ``placement.uses`` and INT8 weights.
+
+    ``ranges`` holds the tensors that ``placement.activations`` names. ``keep_fp32`` names nodes or
+    modules that stay as they are. Raises ``FBNError`` for names that match nothing, ranges that
+    lack a tensor, an opset below 13, and a model that has nothing to quantise.
+    """
+    if model.opset_imports.get("", 0) < OPSET:
+        raise FBNError(f"INT8 needs opset {OPSET}; convert the model with onnx.version_converter.")
+    result = model.clone()
+    found = uses(result.graph, keep_fp32)
+    refuse_nothing(found)
+    sources = [root(use.value).name or "" for use in found]  # before pairs change the graph
+    lacking = set(sources) - ranges.amax.keys()
+    if lacking:
+        raise FBNError(
+            f"The ranges lack {len(lacking)} tensors, {sorted(lacking)[0]!r} for one: they are of "
+            "another model. Calibrate this one."
+        )
+    pairs = _Pairs(result.graph, ranges)
+    layers = dict.fromkeys(use.node for use in found if use.node.op_type in LINEAR)
+    means = {node: _means(node, ranges) for node in layers}
+    for use, source in zip(found, sources, strict=True):
+        pairs.quantize(use, source)
+    for node in layers:
+        _quantize_weight(result.graph, node, means[node] if correct_bias else None, weights_by_mse)
+    return result
+
+
+class _Pairs:
+    """The Q/DQ pairs of a graph, one for each tensor."""
+
+    def __init__(self, graph: ir.Graph, ranges: Ranges) -> None:
+        self._graph, self._ranges = graph, ranges
+        self._done: dict[ir.Value, ir.Value] = {}
+        self._scales: dict[str, ir.Value] = {}
+        self._zero = _initializer(graph, "int8_zero_point", np.zeros((), np.int8))
+
+    def quantize(self, use: Use, source: str) -> None:
+        """Lets ``use`` read its tensor through a pair with the range of ``source``."""
+        value = use.value
+        if value not in self._done:
+            self._done[value] = self._pair(value, source)
+        use.node.replace_input_with(use.index, self._done[value])
+
+    def _pair(self, value: ir.Value, source: str) -> ir.Value:
+        if source not in self._scales:
+            scale = np.float32(self._ranges.amax[source] / LEVELS)
+            self._scales[source] = _initializer(self._graph, f"{source}_scale", np.array(scale))
+        scale_value = self._scales[source]
+        q = _node("QuantizeLinear", value, scale_value, self._zero, f"{value.name}_quantized")
+        q.outputs[0].type = ir.TensorType(ir.DataType.INT8)
+        dq = _node(
+            "DequantizeLinear", q.outputs[0], scale_value, self._zero, f"{value.name}_dequantized"
+        )
+        dq.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        for node in (q, dq):
+            node.outputs[0].shape = value.shape
+        producer = value.producer()
+        if producer is not None:
+            self._graph.insert_after(producer, (q, dq))
+        else:
+            self._graph.insert_before(self._graph[0], (q, dq))
+        return dq.outputs[0]
+
+
+def _means(node: ir.Node, ranges: Ranges) -> Floats | None:
+    """E[x] by input channel of a layer; None where it was not observed or has other channels."""
+    value = node.inputs[0]
+    assert value is not None, node.name
+    found = ranges.means.get(root(value).name or "")
+    weight, _ = _weight(node)
+    if node.op_type == "Conv":
+        channels = weight.shape[1] * node.attributes.get_int("group", 1)
+    else:
+        channels = weight.shape[1 - _axis(node)]
+    if node.op_type in ("MatMul", "ConvTranspose") or found is None or len(found) != channels:
+        return None
+    return np.array(found, np.float32)
+
+
+def _quantize_weight(graph: ir.Graph, node: ir.Node, means: Floats | None, by_mse: bool) -> None:
+    """Puts INT8 weights with a DequantizeLinear before ``node``, and corrects its bias."""
+    weight, value = _weight(node)
+    axis = _axis(node)
+    scales = weights.channel_scales(weight, axis, by_mse)
+    quantized = weights.quantized(weight, scales, axis)
+    name = value.name or node.name
+    dq = _node(
+        "DequantizeLinear",
+        _initializer(graph, f"{name}_quantized", quantized),
+        _initializer(graph, f"{name}_scale", scales),
+        _initializer(graph, f"{name}_zero_point", np.zeros(len(scales), np.int8)),
+        f"{name}_dequantized",
+        axis=axis,
+    )
+    dq.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    dq.outputs[0].shape = ir.Shape(weight.shape)
+    graph.insert_before(node, dq)
+    node.replace_input_with(1, dq.outputs[0])
+    _drop_unread(graph, value)
+    if means is not None:
+        error = weights.restored(quantized, scales, axis) - weight
+        _add_to_bias(graph, node, -_response(node, error, means))
+
+
+def _response(node: ir.Node, weight: Floats, x: Floats) -> Floats:
+    """What a layer with ``weight`` gives, by output channel, for a constant input ``x``."""
+    if node.op_type == "Gemm":
+        return weight @ x if _axis(node) == 0 else x @ weight
+    taps = weight.reshape(*weight.shape[:2], -1).sum(axis=2)
+    groups = node.attributes.get_int("group", 1)
+    grouped = taps.reshape(groups, -1, taps.shape[1])
+    response: Floats = np.einsum("goi,gi->go", grouped, x.reshape(groups, -1)).reshape(-1)
+    return response
+
+
+def _add_to_bias(graph: ir.Graph, node: ir.Node, change: Floats) -> None:
+    """A bias of its own with ``change`` added: the old one may be shared."""
+    old = node.inputs[2] if len(node.inputs) > 2 else None
+    bias = np.zeros_like(change)
+    if old is not None:
+        constant = constant_of(old)
+        if constant is None:
+            return
+        bias = bias + constant.astype(np.float32)
+    change = (
+        change * node.attributes.get_float("alpha", 1.0) / node.attributes.get_float("beta", 1.0)
+    )
+    made = _initializer(graph, f"{node.name}.corrected_bias", (bias + change).astype(np.float32))
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, made)
+    if old is not None:
+        _drop_unread(graph, old)
+
+
+def _drop_unread(graph: ir.Graph, value: ir.Value) -> None:
+    if not value.uses() and value.name is not None:
+        graph.initializers.pop(value.name, None)
+
+
+def _weight(node: ir.Node) -> tuple[Floats, ir.Value]:
+    value = node.inputs[1]
+    assert value is not None, node.name
+    constant = constant_of(value)
+    assert constant is not None, node.name
+    return constant.astype(np.float32), value
+
+
+def _axis(node: ir.Node) -> int:
+    """The axis of a weight that numbers the output channels."""
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "Gemm":
+        return 0 if node.attributes.get_int("transB", 0) else 1
+    weight, _ = _weight(node)
+    return 1 if node.op_type == "ConvTranspose" else weight.ndim - 1
+
+
+def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
+    """A new constant of the graph; ``name`` gets a number where it is taken."""
+    taken, unique, number = graph.initializers, name, 1
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    tensor = ir.tensor(array, name=unique)
+    value = ir.Value(
+        name=unique,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _node(
+    op: str, x: ir.Value, scale: ir.Value, zero: ir.Value, output: str, axis: int | None = None
+) -> ir.Node:
+    node = ir.node(op, [x, scale, zero], attributes=None if axis is None else {"axis": axis})
+    node.name = f"{output.rsplit('_', 1)[0]}/{op}"
+    node.outputs[0].name = output
+    return node

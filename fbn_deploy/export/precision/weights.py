@@ -1,0 +1,50 @@
+"""INT8 weights: one scale a channel, symmetric, so that w ≈ scale · q with q in −127 … 127."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+LEVELS = 127
+SHRINKS = np.linspace(0.5, 1.0, 51)
+"""Candidates for a channel's range as parts of its largest weight; below 0.5 none was ever best."""
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.int8]
+
+
+def channel_scales(weight: Floats, axis: int, by_mse: bool) -> Floats:
+    """One scale for each channel along ``axis``: max |w| / 127, or with ``by_mse`` the scale whose
+    quantised weights are nearest in squared error."""
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
+    largest = np.abs(rows).max(axis=1)
+    scales = np.where(largest > 0, largest, 1.0) / LEVELS
+    if by_mse:
+        tried = SHRINKS[:, None] * scales
+        errors = np.stack([((rows - _rounded(rows, s[:, None])) ** 2).sum(axis=1) for s in tried])
+        scales = tried[errors.argmin(axis=0), np.arange(len(rows))]
+    return scales.astype(np.float32)
+
+
+def quantized(weight: Floats, scales: Floats, axis: int) -> Bytes:
+    """The weights in units of their channel's scale."""
+    steps = np.rint(weight / _along(scales, weight.ndim, axis))
+    found: Bytes = np.clip(steps, -LEVELS, LEVELS).astype(np.int8)
+    return found
+
+
+def restored(weight: Bytes, scales: Floats, axis: int) -> Floats:
+    """What the network computes with: scale · q."""
+    return weight.astype(np.float32) * _along(scales, weight.ndim, axis)
+
+
+def _rounded(
+    rows: npt.NDArray[np.float64], scales: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    return np.clip(np.rint(rows / scales), -LEVELS, LEVELS) * scales
+
+
+def _along(scales: Floats, rank: int, axis: int) -> Floats:
+    shape = [1] * rank
+    shape[axis] = -1
+    return scales.reshape(shape)

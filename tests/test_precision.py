@@ -1,0 +1,248 @@
+"""Graphs in 16 and 8 bits: where the Q/DQ pairs stand, and that the numbers are near."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from torch import nn
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.export.calibration import calibrated
+from fbn_deploy.export.estimators import estimator
+from fbn_deploy.export.folding import fold_affine
+from fbn_deploy.export.graph import onnx_from_module
+from fbn_deploy.export.precision import (
+    activations,
+    quantizable,
+    quantized_int8,
+    typed_bf16,
+    typed_fp16,
+)
+from fbn_deploy.export.precision import weights as int8_weights
+from fbn_deploy.export.ranges import Ranges
+from fbn_deploy.progress import Silent
+from fbn_deploy.targets import ready_target
+
+
+class Residual(nn.Module):
+    """Two convolutions with Relus beside an identity, then MaxPool: (N, 8, R, R)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv2d(8, 8, 3, padding=1)
+        self.two = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.two(torch.relu(self.one(x))))
+
+
+def network() -> ir.Model:
+    return _exported().clone()
+
+
+@functools.cache
+def _exported() -> ir.Model:
+    torch.manual_seed(0)
+    layers: list[nn.Module] = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), Residual()]
+    layers += [nn.MaxPool2d(2), nn.Conv2d(8, 16, 1), nn.ReLU6()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
+    return fold_affine(onnx_from_module(nn.Sequential(*layers), 16))[0]
+
+
+def images(count: int = 32, resolution: int = 16) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((count, 3, resolution, resolution), dtype=np.float32)
+
+
+def ranges_of(model: ir.Model, x: np.ndarray, keep: Sequence[str] = ()) -> Ranges:
+    names = activations(model, keep)
+    methods = [estimator("minmax")]
+    return calibrated(model, names, [x], methods, count=len(x), data_hash="", reporter=Silent())[
+        "minmax"
+    ]
+
+
+def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    target = ready_target("onnxruntime-cpu")
+    with target.open(proto.SerializeToString(), batch=len(x), threads=1) as session:
+        return session.run({"images": x})["logits"]
+
+
+def error(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+def readers(model: ir.Model, op: str) -> Counter[str]:
+    """Ops that read what nodes of kind ``op`` give."""
+    return Counter(
+        use.node.op_type
+        for node in model.graph
+        if node.op_type == op
+        for use in node.outputs[0].uses()
+    )
+
+
+def test_int8_answers_nearly_like_fp32() -> None:
+    model, x = network(), images()
+    assert error(run(quantized_int8(model, ranges_of(model, x)), x), run(model, x)) < 0.05
+
+
+def test_pairs_stand_before_layers_residual_additions_and_pools_only() -> None:
+    model = network()
+    result = quantized_int8(model, ranges_of(model, images()))
+    assert readers(result, "QuantizeLinear") == {"DequantizeLinear": 9}
+    # 5 layers' data and 5 layers' weights, 2 inputs of the addition, both pools, Flatten
+    read = readers(result, "DequantizeLinear")
+    assert read == {"Conv": 8, "Gemm": 2, "Add": 2, "MaxPool": 1, "ReduceMean": 1, "Flatten": 1}
+    # none between a convolution and its activation
+    assert readers(result, "Conv") == {"Relu": 2, "QuantizeLinear": 1, "Clip": 1}
+
+
+def test_int8_is_symmetric_with_one_scale_a_channel_and_biases_stay_fp32() -> None:
+    model = network()
+    result = quantized_int8(model, ranges_of(model, images()))
+    for node in result.graph:
+        if node.op_type == "DequantizeLinear":
+            zero = node.inputs[2].const_value.numpy()
+            assert zero.dtype == np.int8
+            assert not zero.any()
+        if node.op_type in ("Conv", "Gemm"):
+            pair = node.inputs[1].producer()
+            assert pair.inputs[0].const_value.dtype == ir.DataType.INT8
+            assert pair.inputs[1].shape[0] == node.inputs[2].shape[0]
+            assert node.inputs[2].const_value.dtype == ir.DataType.FLOAT
+
+
+def test_a_pair_behind_a_maxpool_changes_nothing() -> None:
+    model = network()
+    result = quantized_int8(model, ranges_of(model, images()))
+    pool = next(node for node in result.graph if node.op_type == "MaxPool")
+    before, after = pool.inputs[0].producer(), next(iter(pool.outputs[0].uses())).node
+    assert before.inputs[1] is after.inputs[1]
+
+
+def test_the_given_model_is_left_as_it_was() -> None:
+    model, x = network(), images()
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    quantized_int8(model, ranges_of(model, x))
+    typed_fp16(model)
+    typed_bf16(model)
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+def test_layers_that_are_kept_stay_fp32_and_unknown_names_are_refused() -> None:
+    model = network()
+    names = quantizable(model)
+    kept = [names[0], "8"]  # a node and a module: the first convolution and the classifier
+    result = quantized_int8(model, ranges_of(model, images(), kept), keep_fp32=kept)
+    by_name = {node.name: node for node in result.graph}
+    assert by_name[names[0]].inputs[1].const_value.dtype == ir.DataType.FLOAT
+    assert next(n for n in result.graph if n.op_type == "Gemm").inputs[1].producer() is None
+    with pytest.raises(FBNError, match="No layer that INT8 could run called 'steem'"):
+        activations(model, ["steem"])
+    with pytest.raises(FBNError, match="Nothing is left for INT8"):
+        quantized_int8(model, ranges_of(model, images()), keep_fp32=["*"])
+
+
+def test_ranges_of_another_model_are_refused() -> None:
+    model = network()
+    found = Ranges({"images": 1.0}, {}, "minmax", "", "", 8)
+    with pytest.raises(FBNError, match="The ranges lack 6 tensors"):
+        quantized_int8(model, found)
+
+
+def test_bias_correction_brings_the_mean_outputs_nearer() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, groups=4), nn.ReLU()]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)]
+    model, x = onnx_from_module(nn.Sequential(*layers), 16), 2 + images(256)
+    found, expected = ranges_of(model, x), run(model, x).mean(axis=0)
+    plain, corrected = (
+        run(quantized_int8(model, found, correct_bias=choice), x).mean(axis=0)
+        for choice in (False, True)
+    )
+    assert np.abs(corrected - expected).mean() < 0.7 * np.abs(plain - expected).mean()
+
+
+def test_weight_scales_by_mse_are_never_worse_in_any_channel() -> None:
+    weight = np.random.default_rng(0).standard_t(4, (8, 256, 1, 1)).astype(np.float32)
+    errors = []
+    for by_mse in (True, False):
+        scales = int8_weights.channel_scales(weight, 0, by_mse)
+        near = int8_weights.restored(int8_weights.quantized(weight, scales, 0), scales, 0)
+        errors.append(((near - weight) ** 2).sum(axis=(1, 2, 3)))
+    assert (errors[0] <= errors[1] * (1 + 1e-6)).all()
+    assert errors[0].sum() < errors[1].sum()
+
+
+def test_a_channel_of_zeros_keeps_a_finite_scale() -> None:
+    weight = np.zeros((2, 4), np.float32)
+    assert np.isfinite(int8_weights.channel_scales(weight, 0, by_mse=True)).all()
+
+
+@pytest.mark.parametrize("typed", [typed_fp16, typed_bf16])
+def test_a_typed_network_holds_16_bits_inside_and_float32_outside(typed) -> None:
+    result = typed(network())
+    wanted = ir.DataType.FLOAT16 if typed is typed_fp16 else ir.DataType.BFLOAT16
+    onnx.checker.check_model(ir.to_proto(result), full_check=True)
+    assert [result.graph.inputs[0].name, result.graph.outputs[0].name] == ["images", "logits"]
+    assert result.graph.inputs[0].dtype == result.graph.outputs[0].dtype == ir.DataType.FLOAT
+    for node in result.graph:
+        if node.op_type != "Cast":
+            assert {value.dtype for value in node.outputs} == {wanted}
+    assert Counter(n.op_type for n in result.graph)["Cast"] == 2
+
+
+def test_fp16_answers_like_fp32() -> None:
+    model, x = network(), images()
+    assert error(run(typed_fp16(model), x), run(model, x)) < 2e-3
+
+
+def test_bf16_answers_like_fp32_on_a_target_that_runs_it() -> None:
+    target = ready_target("openvino-cpu") if not _openvino_missing() else None
+    if target is None:
+        pytest.skip("openvino is not installed")
+    model, x = network(), images()
+    content = ir.to_proto(typed_bf16(model)).SerializeToString()
+    with target.open(content, batch=len(x), threads=1, precision="bf16") as session:
+        assert error(session.run({"images": x})["logits"], run(model, x)) < 2e-2
+
+
+def _openvino_missing() -> bool:
+    try:
+        import openvino  # noqa: F401
+    except ImportError:
+        return True
+    return False
+
+
+def test_a_weight_beyond_fp16_is_refused_and_bf16_takes_it() -> None:
+    model = network()
+    weight = next(iter(model.graph.initializers.values()))
+    big = np.full(weight.shape.numpy(), 1e5, np.float32)
+    weight.const_value = ir.tensor(big, name=weight.name)
+    with pytest.raises(FBNError, match=r"exceed what float16 holds.*1e\+05.*bf16"):
+        typed_fp16(model)
+    stored = typed_bf16(model).graph.initializers[weight.name].const_value
+    assert stored.numpy().flat[0] == np.float32(1e5).astype(ml_dtypes.bfloat16)
+
+
+def test_operands_that_must_be_float32_keep_it() -> None:
+    class Enlarging(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+    layers = [nn.Conv2d(3, 4, 1), Enlarging(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model, x = onnx_from_module(nn.Sequential(*layers), 8), images(4, 8)
+    assert "Resize" in {node.op_type for node in model.graph}
+    assert error(run(typed_fp16(model), x), run(model, x)) < 2e-3
