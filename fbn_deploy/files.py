@@ -17,6 +17,15 @@ from typing import Any
 from fbn_deploy.errors import FBNError
 
 
+def cache_folder() -> Path:
+    """Where all runs share what was measured: ``$FBN_CACHE_DIR``, else
+    ``$XDG_CACHE_HOME/fbn_deploy``, else ``~/.cache/fbn_deploy``."""
+    if folder := os.environ.get("FBN_CACHE_DIR"):
+        return Path(folder).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "fbn_deploy"
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that becomes ``path`` when the block ends without an error.

@@ -11,13 +11,13 @@ few. Every call opens the file anew, so a cache may be used from any thread and 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.files import cache_folder
 from fbn_deploy.latency.record import Conditions, LatencyRecord
 
 FILE = "latency.sqlite"
@@ -37,11 +37,8 @@ AND json_extract(record, '$.conditions.power') = ?
 
 
 def default_cache_path() -> Path:
-    """``$FBN_CACHE_DIR``, else ``$XDG_CACHE_HOME/fbn_deploy``, else ``~/.cache/fbn_deploy``."""
-    if folder := os.environ.get("FBN_CACHE_DIR"):
-        return Path(folder).expanduser() / FILE
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "fbn_deploy" / FILE
+    """``latency.sqlite`` in the folder that all runs share (``files.cache_folder``)."""
+    return cache_folder() / FILE
 
 
 class LatencyCache:

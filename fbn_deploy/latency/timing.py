@@ -49,6 +49,8 @@ _MAX_PRESSURE = 0.10
 _MAX_STEAL = 0.02
 _MAX_SPREAD = 0.05
 _MIN_RUNS_PER_ROUND = 3
+
+Enqueue = Callable[[], "float | None"]
 _MAD_TO_SIGMA = 1.4826
 
 
@@ -131,10 +133,11 @@ class Timing:
     """What disturbed the measurement, in words; empty when nothing did."""
 
 
-def time_runs(
-    enqueue: Callable[[], None], protocol: TimingProtocol, machine: Machine | None = None
-) -> Timing:
+def time_runs(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine | None = None) -> Timing:
     """Times ``enqueue``, which runs once and returns when it is done.
+
+    What it returns is the time in milliseconds by the device's clock; where that is None, the
+    wall time of the call is taken.
 
     A disturbed measurement is made again after a pause that doubles, ``protocol.attempts`` times
     in all; the one with the fewest disturbances and the narrowest interval is returned.
@@ -165,7 +168,7 @@ class _Round:
         return self.clean_ms if enough else self.clean_ms + self.preempted_ms
 
 
-def _warm_up(enqueue: Callable[[], None], protocol: TimingProtocol, machine: Machine) -> None:
+def _warm_up(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> None:
     end_s = machine.now_s() + protocol.warmup_s
     runs = 0
     while runs < protocol.warmup_runs or machine.now_s() < end_s:
@@ -173,9 +176,7 @@ def _warm_up(enqueue: Callable[[], None], protocol: TimingProtocol, machine: Mac
         runs += 1
 
 
-def _timed_rounds(
-    enqueue: Callable[[], None], protocol: TimingProtocol, machine: Machine
-) -> Timing:
+def _timed_rounds(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> Timing:
     """Rounds until the interval is narrow enough, or the time limit ends it (three rounds at
     least, however slow the network)."""
     rounds: list[_Round] = []
@@ -194,7 +195,7 @@ def _timed_rounds(
             paused_s += protocol.pause_s
 
 
-def _round(enqueue: Callable[[], None], protocol: TimingProtocol, machine: Machine) -> _Round:
+def _round(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> _Round:
     reference_us = machine.reference_us()
     now_s, preemptions = machine.now_s, machine.preemptions
     clean: list[float] = []
@@ -204,8 +205,8 @@ def _round(enqueue: Callable[[], None], protocol: TimingProtocol, machine: Machi
     end_s = now_s() + protocol.round_s
     while len(clean) + len(preempted) < _MIN_RUNS_PER_ROUND or now_s() < end_s:
         start_s = now_s()
-        enqueue()
-        elapsed_ms = (now_s() - start_s) * 1e3
+        device_ms = enqueue()
+        elapsed_ms = (now_s() - start_s) * 1e3 if device_ms is None else device_ms
         switched = preemptions()
         (clean if switched == switches else preempted).append(elapsed_ms)
         switches = switched

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import shutil
+import subprocess
 import sys
 from typing import Any
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _NAME_LENGTH = 256
+# CUdevice_attribute numbers of cuda.h
+_CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
 
 @functools.cache
@@ -46,6 +50,52 @@ def driver_version() -> str:
     version = ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
     return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def compute_capability() -> tuple[int, int]:
+    """The first GPU's compute capability: (9, 0) is Hopper. Only when ``driver_problem()`` is
+    None."""
+    driver = _driver()
+    assert driver is not None
+    handle, number = ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(handle), 0)
+    numbers = []
+    for attribute in (_CAPABILITY_MAJOR, _CAPABILITY_MINOR):
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, handle)
+        numbers.append(number.value)
+    return numbers[0], numbers[1]
+
+
+def power_state() -> str:
+    """``limit=300.00W`` where nvidia-smi says; else empty."""
+    limit = _nvidia_smi("power.limit")
+    return f"limit={limit}W" if limit else ""
+
+
+def clock_mhz() -> float | None:
+    """The clock of the first GPU's multiprocessors now, where nvidia-smi says."""
+    clock = _nvidia_smi("clocks.sm")
+    return float(clock) if clock else None
+
+
+@functools.cache
+def driver_release() -> str:
+    """The driver's own version, as ``580.95.05``; empty where nvidia-smi does not say."""
+    return _nvidia_smi("driver_version")
+
+
+def _nvidia_smi(query: str) -> str:
+    """One number about the first GPU; empty when nvidia-smi is absent or does not know it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    command = [program, "--id=0", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    value = answer.stdout.strip()
+    return "" if value.startswith("[") else value
 
 
 @functools.cache

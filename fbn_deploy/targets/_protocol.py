@@ -46,8 +46,9 @@ class Session(Protocol):
         """Outputs by name. Raises ``FBNError`` when names, shapes or types do not match."""
         ...
 
-    def enqueue(self) -> None:
-        """Runs once on inputs bound beforehand and returns when the result is there."""
+    def enqueue(self) -> float | None:
+        """Runs once on inputs bound beforehand and returns when the result is there: the
+        milliseconds by the device's own clock, or None where it has none."""
         ...
 
     def layers(self, runs: int) -> list[LayerTime]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
-import subprocess
 from pathlib import Path
 
 from fbn_deploy.errors import FBNError
@@ -53,19 +51,17 @@ class OnnxRuntimeCuda:
             "onnxruntime": onnxruntime.__version__,
             "cuda": str(onnxruntime.cuda_version),
             "driver_cuda": _cuda.driver_version(),
-            "driver": _driver_version(),
+            "driver": _cuda.driver_release(),
         }
 
     def device(self) -> str:
         return _cuda.device_name()
 
     def power_state(self) -> str:
-        limit = _nvidia_smi("power.limit")
-        return f"limit={limit}W" if limit else ""
+        return _cuda.power_state()
 
     def clock_mhz(self) -> float | None:
-        clock = _nvidia_smi("clocks.sm")
-        return float(clock) if clock else None
+        return _cuda.clock_mhz()
 
     def open(
         self,
@@ -91,25 +87,6 @@ class OnnxRuntimeCuda:
             device="cuda",
             profile=profile,
         )
-
-
-@functools.cache
-def _driver_version() -> str:
-    return _nvidia_smi("driver_version")
-
-
-def _nvidia_smi(query: str) -> str:
-    """One number about the first GPU; empty when nvidia-smi is absent or does not know it."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    command = [program, "--id=0", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    value = answer.stdout.strip()
-    return "" if value.startswith("[") else value
 
 
 TARGET = OnnxRuntimeCuda()

@@ -1,0 +1,126 @@
+"""The adapter held to the names that TensorRT 10.16, TensorRT 11.4 and TensorRT-RTX 1.7 have.
+
+mypy holds the adapter to the types in ``api.py``; these tests hold those types, and everything
+that mypy cannot see, to the recorded names.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fbn_deploy.targets import _tensorrt
+from fbn_deploy.targets._tensorrt import api, package
+
+Names = dict[str, list[str]]
+RECORDED: dict[str, Names] = json.loads(
+    (Path(__file__).parent / "assets" / "tensorrt_names.json").read_text()
+)["names"]
+SOURCES = sorted(Path(_tensorrt.__path__[0]).glob("*.py"))
+every_version = pytest.mark.parametrize("version", RECORDED)
+
+
+def members(protocol: type) -> set[str]:
+    """What a protocol declares: annotated attributes and methods."""
+    declared = set(protocol.__annotations__) | set(vars(protocol))
+    return {name for name in declared if not name.startswith("_")}
+
+
+def used_classes() -> dict[str, type]:
+    return {
+        name: value
+        for name, value in vars(api).items()
+        if inspect.isclass(value) and value.__module__ == api.__name__
+    }
+
+
+@every_version
+def test_every_declared_class_and_member_exists(version: str) -> None:
+    names = RECORDED[version]
+    absent = [f"trt.{n}" for n in members(package.TensorRt) if n not in names[""]]
+    for name, protocol in used_classes().items():
+        absent += [f"{name}.{member}" for member in members(protocol) - set(names.get(name, []))]
+    assert not absent, f"{version} lacks {sorted(absent)}"
+
+
+def unguarded(source: str) -> list[str]:
+    """Names of TensorRT that some version lacks, used in a function that does not ask first
+    (``hasattr`` or ``getattr`` with a string)."""
+    everywhere = [{n for names in version.values() for n in names} for version in RECORDED.values()]
+    partial = set.union(*everywhere) - set.intersection(*everywhere)
+    found = []
+    for scope in _functions(ast.parse(source)):
+        nodes = list(ast.walk(scope))
+        if any(_asks(node) for node in nodes):
+            continue
+        attributes = (node.attr for node in nodes if isinstance(node, ast.Attribute))
+        found += [f"{scope.name}: {name}" for name in attributes if name in partial]
+    return found
+
+
+def _functions(tree: ast.AST) -> list[ast.FunctionDef]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+
+
+def _asks(node: ast.AST) -> bool:
+    match node:
+        case ast.Call(func=ast.Name(id="hasattr" | "getattr"), args=[_, ast.Constant(), *_]):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_what_one_version_lacks_is_asked_for_before_it_is_used(path: Path) -> None:
+    assert unguarded(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "config.set_flag(trt.BuilderFlag.FP16)",
+        "config.int8_calibrator = calibrator",
+        "tensor.set_dynamic_range(-1, 1)",
+        "config.set_runtime_cache(cache)",
+        "parser.supports_model(model)",
+        "engine.device_memory_size",
+    ],
+)
+def test_the_guard_notices_what_a_version_dropped_or_another_added(call: str) -> None:
+    assert unguarded(f"def build():\n    {call}\n")
+    asked = f"def build():\n    if hasattr(config, 'something'):\n        {call}\n"
+    assert not unguarded(asked)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_name_that_is_asked_for_exists_in_one_of_the_versions(path: Path) -> None:
+    known = {n for version in RECORDED.values() for names in version.values() for n in names}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if _asks(node):
+            name = node.args[1].value  # type: ignore[attr-defined]
+            assert name in known or name.startswith("__"), f"No TensorRT has {name!r}."
+
+
+def test_the_installed_package_has_every_declared_name() -> None:
+    trt: Any = pytest.importorskip("tensorrt_rtx", reason='pip install "fbn-deploy[tensorrt-rtx]"')
+    assert [name for name in members(package.TensorRt) if not hasattr(trt, name)] == []
+    for name, protocol in used_classes().items():
+        assert [m for m in members(protocol) if not hasattr(getattr(trt, name), m)] == []
+
+
+def test_the_installed_cuda_bindings_have_every_name_that_is_used() -> None:
+    runtime = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
+    source = (Path(_tensorrt.__path__[0]) / "device.py").read_text()
+    used = {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "runtime"
+    }
+    assert "cudaGraphLaunch" in used
+    assert [name for name in sorted(used) if not hasattr(runtime, name)] == []
