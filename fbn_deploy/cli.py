@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Annotated
 
 import typer
 
 from fbn_deploy import __version__, plugins
+from fbn_deploy.distributed import JobEndedError, this_rank
 from fbn_deploy.errors import FBNError
 
 PACKAGE = "fbn_deploy.commands"
 # The order in which people use them; a command that is not named here follows, by name.
 ORDER = ("train", "search", "retrain", "export", "profile", "deploy", "bench", "fold")
+
+ENDING_S = 8.0  # torchrun stops the processes of a job a second or two after one has failed
 
 
 def _app() -> typer.Typer:
@@ -53,11 +57,24 @@ def main() -> None:
     try:
         _app()()
     except FBNError as error:
-        print(f"fbn: {error}", file=sys.stderr)
+        _say(error, f"fbn: {error}")
         raise SystemExit(error.exit_code) from None
     except OSError as error:  # a disk or directory that fails where nobody expects it
-        print(f"fbn: {error}. Mend it and start the same command again.", file=sys.stderr)
+        _say(error, f"fbn: {error}. Mend it and start the same command again.")
         raise SystemExit(FBNError.exit_code) from None
     except KeyboardInterrupt:
         print("fbn: stopped; the same command goes on from here.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _say(error: Exception, message: str) -> None:
+    """``message`` on stderr. A mistake that all processes of a job make is said by the first, and
+    that another process ended, by that one: torchrun stops the others while they wait here."""
+    if (rank := this_rank()) > 0 or isinstance(error, JobEndedError):
+        time.sleep(ENDING_S if isinstance(error, JobEndedError) else ENDING_S / 4)
+        message = f"process {rank} of the job: {message}"
+    print(message, file=sys.stderr, flush=True)
+    if "TORCHELASTIC_ERROR_FILE" in os.environ:
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)  # torchrun's summary quotes it

@@ -1,8 +1,9 @@
 """The training loop that supernets and subnets share: it resumes bit by bit after a kill.
 
 Everything random is a function of the seed and the step (batches, paths, rates), so the state of
-a run is its step, its weights and its optimizer. They are saved every half minute; a run that is
-started again goes on from there and ends as if it had never stopped.
+a run is its step, its weights, its optimizer, and what the training keeps beside them. It is saved
+every half minute; a run that is started again goes on from there and ends as if it had never
+stopped. In a job of several processes the first one saves, and hands the state to the others.
 """
 
 from __future__ import annotations
@@ -12,17 +13,53 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from fbn_deploy.checkpoint import load_tensors, restore_training, save_tensors, training_state
+from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.progress import Reporter
 
 SAVE_EVERY_S = 30.0
+KEPT = "kept."  # prefix of the tensors that a training keeps beside weights and optimizer
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+class Kept(Protocol):
+    """What a training keeps beside weights and optimizer (averages of weights, the best result)."""
+
+    ended: bool
+    """Whether the training is to end before its last step."""
+
+    def after(self, step: int) -> None:
+        """Told after every optimizer step; ``step`` of them are done."""
+
+    def state(self) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
+        """Everything, as tensors and as JSON."""
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
+        """The inverse of ``state``."""
+
+
+class Nothing:
+    """Keeps nothing."""
+
+    ended = False
+
+    def after(self, step: int) -> None:
+        pass
+
+    def state(self) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
+        return {}, {}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
+        pass
+
+
+NOTHING = Nothing()
 
 
 @dataclass(frozen=True)
@@ -30,16 +67,20 @@ class Loop:
     """What a run of the loop needs.
 
     ``backward(images, labels, step)`` runs the passes, leaves gradients, and returns the loss.
-    ``about`` identifies the run: a checkpoint of another run is refused.
+    ``update()`` lets the optimizer step (its ``step`` unless given). ``about`` identifies the run:
+    a checkpoint of another run is refused.
     """
 
     title: str
     steps: int
     batches: Callable[[int, int], Iterator[Batch]]  # (start, stop) → those batches
     backward: Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
-    rate: Callable[[int], float]
+    set_rates: Callable[[int], None]  # learning rates of a step, into the optimizer
     checkpoint: Path
     about: Mapping[str, Any]
+    update: Callable[[], object] | None = None
+    kept: Kept = NOTHING
+    job: Job = ALONE
 
 
 def run_loop(
@@ -52,23 +93,28 @@ def run_loop(
     """
     step, seconds = _resumed(loop, network, optimizer)
     device = next(network.parameters()).device
+    update = loop.update or optimizer.step
     started = saved = time.monotonic()
     with reporter.task(loop.title, loop.steps, "steps") as task:
-        batches = loop.batches(step, loop.steps)
+        batches = iter(()) if loop.kept.ended else loop.batches(step, loop.steps)
         first, images_seen = step, 0
         for images, labels in batches:
-            for group in optimizer.param_groups:
-                group["lr"] = loop.rate(step)
+            loop.set_rates(step)
             optimizer.zero_grad(set_to_none=True)
-            loss = loop.backward(images.to(device), labels.to(device), step)
-            optimizer.step()
+            loss = loop.backward(
+                images.to(device, non_blocking=True), labels.to(device, non_blocking=True), step
+            )
+            update()
             step += 1
-            images_seen += len(images)
+            images_seen += len(images) * loop.job.size
+            loop.kept.after(step)
             now = time.monotonic()
             if step % 10 == 0 or step == loop.steps or step == first + 1:
                 value = _finite(float(loss), loop.title, step)
                 pace = images_seen / (now - started)
                 task.update(step, f"{pace:,.0f} images/s, loss {value:.3f}")
+            if loop.kept.ended:
+                break
             if now - saved > SAVE_EVERY_S and step < loop.steps:
                 _save(loop, network, optimizer, step, seconds + now - started)
                 saved = now
@@ -81,17 +127,30 @@ def run_loop(
 def _save(
     loop: Loop, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, seconds: float
 ) -> None:
+    if not loop.job.is_first:
+        return
+    tensors, notes = loop.kept.state()
     about = {**loop.about, "step": step, "seconds": seconds}
-    save_tensors(loop.checkpoint, training_state(network, optimizer), about)
+    if notes:
+        about["kept"] = notes
+    kept = {KEPT + name: tensor for name, tensor in tensors.items()}
+    save_tensors(loop.checkpoint, {**training_state(network, optimizer), **kept}, about)
 
 
 def _resumed(loop: Loop, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    if not loop.checkpoint.exists():
+    own = None
+    if loop.job.is_first and loop.checkpoint.exists():
+        own = load_tensors(loop.checkpoint)
+    shared = loop.job.share_state(own)
+    if shared is None:
         return 0, 0.0
-    tensors, about = load_tensors(loop.checkpoint)
+    tensors, about = shared
     step, seconds = about.pop("step", 0), about.pop("seconds", 0.0)
+    notes = about.pop("kept", {})
     refuse_other_run(loop.checkpoint, about, loop.about)
+    kept = {n.removeprefix(KEPT): tensors.pop(n) for n in list(tensors) if n.startswith(KEPT)}
     restore_training(network, optimizer, tensors, loop.checkpoint)
+    loop.kept.restore(kept, notes)
     return step, seconds
 
 

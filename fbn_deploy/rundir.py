@@ -13,7 +13,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, write_json
 
 SCHEMA = 1
-PACKAGES = ("torch", "torchvision", "onnx", "onnxruntime-gpu", "onnxruntime", "openvino")
+PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,16 @@ class RunDir:
     def subnet_checkpoint(self) -> Path:
         """Where a killed retraining goes on."""
         return self.path / "subnet.partial.safetensors"
+
+    @property
+    def subnet_best(self) -> Path:
+        """The weights of the epoch with the best validation accuracy."""
+        return self.path / "subnet.best.safetensors"
+
+    @property
+    def subnet_last(self) -> Path:
+        """Weights and optimizer of the last step, where another epoch's weights were kept."""
+        return self.path / "subnet.last.safetensors"
 
     @property
     def model(self) -> Path:

@@ -17,7 +17,7 @@ from torch import nn
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
-from fbn_deploy.retrain import subnet
+from fbn_deploy.retrain.network import subnet
 from fbn_deploy.space import Architecture, SearchSpace
 from fbn_deploy.supernet.choice import Choice, each_choice_input, select_path
 from fbn_deploy.supernet.costs import cost_table

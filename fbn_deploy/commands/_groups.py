@@ -38,6 +38,7 @@ class RunOptions:
     learning_rate: options.Rate = None
     schedule: options.Schedule = None
     label_smoothing: options.Smoothing = None
+    shards: options.Shards = None
 
     def training(self) -> dict[str, Any]:
         """Field of ``SupernetSettings`` → what was said of it; ``None`` where nothing was."""
@@ -50,6 +51,7 @@ class RunOptions:
             "learning_rate": self.learning_rate,
             "schedule": self.schedule,
             "label_smoothing": self.label_smoothing,
+            "shards": self.shards,
         }
 
     def given(self) -> Given:

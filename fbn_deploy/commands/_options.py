@@ -9,7 +9,9 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Run = Annotated[
-    Path | None, typer.Option("--run", help="Run directory.", show_default="runs/<time>")
+    Path | None,
+    # torchrun takes --run for one of its own options, wherever it stands.
+    typer.Option("--run", "--run-dir", help="Run directory.", show_default="runs/<time>"),
 ]
 RunArgument = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]
 Space = Annotated[
@@ -59,6 +61,14 @@ Schedule = Annotated[
 Smoothing = Annotated[
     float | None, typer.Option("--label-smoothing", help="Supernet.", show_default="0.1")
 ]
+Shards = Annotated[
+    int | None,
+    typer.Option(
+        "--shards",
+        help="Parts of a supernet batch, each normalised on its own.",
+        show_default="one a process",
+    ),
+]
 LatencyBudget = Annotated[
     list[str] | None,
     typer.Option("--latency-budget", help="10ms or openvino-cpu:5ms; repeats."),
@@ -75,18 +85,30 @@ Candidates = Annotated[int, typer.Option("--candidates", help="Architectures to 
 IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]
 ProbeBatches = Annotated[int, typer.Option("--probe-batches", help="Batches that score one.")]
 ProbeSize = Annotated[int, typer.Option("--probe-size", help="Images in each of them.")]
+RecipeName = Annotated[str, typer.Option("--recipe", help="How the subnet is trained.")]
 RetrainEpochs = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--retrain-epochs",
         help="Epochs of the subnet: few for a first result, 200 for all its accuracy.",
+        show_default="the recipe's",
     ),
 ]
-RetrainBatch = Annotated[int, typer.Option("--retrain-batch", help="Batch of the subnet.")]
-RetrainRate = Annotated[float, typer.Option("--retrain-rate", help="Peak rate of the subnet.")]
+RetrainBatch = Annotated[
+    int | None,
+    typer.Option("--retrain-batch", help="Batch of the subnet.", show_default="the recipe's"),
+]
+RetrainRate = Annotated[
+    float | None,
+    typer.Option("--retrain-rate", help="Peak rate of the subnet.", show_default="the recipe's"),
+]
 KeepFairBn = Annotated[
-    bool,
-    typer.Option("--keep-fair-bn/--drop-fair-bn", help="Train with the added BatchNorms or not."),
+    bool | None,
+    typer.Option(
+        "--keep-fair-bn/--drop-fair-bn",
+        help="Train with the added BatchNorms or not.",
+        show_default="the recipe's",
+    ),
 ]
 Table = Annotated[Path, typer.Option("--table", help="CSV or CSV.gz of trained architectures.")]
 ArchitectureColumn = Annotated[

@@ -6,28 +6,47 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fbn_deploy.distributed import Job, join, num_processes, this_rank
+from fbn_deploy.errors import FBNError
+
 if TYPE_CHECKING:
     from fbn_deploy.pipeline.context import Context, Given
 
 
-def opened(run: Path | None, given: Given, *, quiet: bool) -> Context:
-    """The run directory of a command that may begin one."""
+def opened(run: Path | None, given: Given, *, quiet: bool, together: bool = False) -> Context:
+    """The run directory of a command that may begin one. ``together``: several processes may run
+    the command as one job."""
     from fbn_deploy.pipeline.context import default_run, open_run
     from fbn_deploy.progress import reporter
 
-    return open_run(run or default_run(), given, reporter(quiet))
+    job = _job(together)
+    path = Path(job.share(str(run or default_run())))
+    return open_run(path, given, reporter(quiet or not job.is_first), job=job)
 
 
-def existing(run: Path, *, quiet: bool) -> Context:
+def existing(run: Path, *, quiet: bool, together: bool = False) -> Context:
     """The run directory of a command that goes on from what is in it."""
     from fbn_deploy.pipeline.context import Given, open_run
     from fbn_deploy.progress import reporter
 
-    return open_run(run, Given(), reporter(quiet), create=False)
+    job = _job(together)
+    return open_run(run, Given(), reporter(quiet or not job.is_first), create=False, job=job)
+
+
+def _job(together: bool) -> Job:
+    if not together and num_processes() > 1:
+        raise FBNError(
+            f"torchrun started {num_processes()} processes, but this command runs in one; "
+            "train, search and retrain can share their work."
+        )
+    return join()
 
 
 def show(json_output: bool, value: Any, shown: Any) -> None:
-    """``value`` as the one JSON object on stdout, or ``shown`` (text, or a table) for people."""
+    """``value`` as the one JSON object on stdout, or ``shown`` (text, or a table) for people. Of
+    several processes the first one prints."""
+    if this_rank() > 0:
+        return
     if json_output:
         print(json.dumps(value, indent=1, ensure_ascii=False))
         return

@@ -8,6 +8,7 @@ from fbn_deploy.commands._groups import RunOptions, SearchOptions
 from fbn_deploy.commands._options import (
     Json,
     KeepFairBn,
+    RecipeName,
     RetrainBatch,
     RetrainEpochs,
     RetrainRate,
@@ -19,23 +20,29 @@ from fbn_deploy.commands._shared import opened, show
 def command(
     searched: SearchOptions,
     about: RunOptions,
-    retrain_epochs: RetrainEpochs = 12.0,
-    retrain_batch: RetrainBatch = 32,
-    retrain_rate: RetrainRate = 0.05,
-    keep_fair_bn: KeepFairBn = True,
+    recipe: RecipeName = "quick",
+    retrain_epochs: RetrainEpochs = None,
+    retrain_batch: RetrainBatch = None,
+    retrain_rate: RetrainRate = None,
+    keep_fair_bn: KeepFairBn = None,
     json_output: Json = False,
 ) -> None:
     """Search, retrain, export, verify, profile: all of it, in one go."""
     from fbn_deploy.latency.table import profile_table
     from fbn_deploy.pipeline.deploy import deploy
-    from fbn_deploy.retrain import RetrainSettings
+    from fbn_deploy.retrain.recipes import recipe as recipe_named
+    from fbn_deploy.retrain.training import RetrainSettings
 
     settings = searched.settings()
+    changes = {
+        "epochs": retrain_epochs,
+        "batch_size": retrain_batch,
+        "learning_rate": retrain_rate,
+        "fair_bn": keep_fair_bn,
+    }
+    chosen = recipe_named(recipe, changes)
     context = opened(about.run, about.given(), quiet=json_output)
-    training = RetrainSettings(
-        retrain_epochs, retrain_batch, retrain_rate, fair_bn=keep_fair_bn, seed=context.seed
-    )
-    done = deploy(context, settings, training)
+    done = deploy(context, settings, RetrainSettings(chosen, seed=context.seed))
     if json_output:
         result = {
             "run": str(context.run.path),

@@ -15,6 +15,6 @@ def command(searched: SearchOptions, about: RunOptions, json_output: Json = Fals
     from fbn_deploy.pipeline.search import search
 
     settings = searched.settings()
-    context = opened(about.run, about.given(), quiet=json_output)
+    context = opened(about.run, about.given(), quiet=json_output, together=True)
     found = search(context, settings)
     show(json_output, found, summary.winner(found, context.run.path))

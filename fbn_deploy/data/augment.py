@@ -9,13 +9,51 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
+
+class Random(Protocol):
+    """The draws that augmentations make: one row for each image of the batch. ``numpy``'s
+    ``Generator`` has them."""
+
+    def random(self, size: Any, /) -> Any:
+        """Uniform in [0, 1)."""
+
+    def integers(self, low: int, high: int, size: Any) -> Any:
+        """From ``low`` to ``high − 1``."""
+
+    def uniform(self, low: float, high: float, size: Any) -> Any:
+        """Uniform in [low, high)."""
+
+
+Augmentation = Callable[[Tensor, Random], Tensor]
+
+
+@dataclass(frozen=True)
+class DrawnFor:
+    """Draws for a batch of ``total`` images, of which only those in ``own`` are here: whoever
+    holds the other parts, they are changed as if the batch were in one place."""
+
+    rng: np.random.Generator
+    total: int
+    own: slice
+
+    def random(self, size: Any, /) -> Any:
+        return self.rng.random(self._whole(size))[self.own]
+
+    def integers(self, low: int, high: int, size: Any) -> Any:
+        return self.rng.integers(low, high, size=self._whole(size))[self.own]
+
+    def uniform(self, low: float, high: float, size: Any) -> Any:
+        return self.rng.uniform(low, high, size=self._whole(size))[self.own]
+
+    def _whole(self, size: Any) -> tuple[int, ...]:
+        return (self.total, *(size[1:] if isinstance(size, tuple) else ()))
 
 
 @dataclass(frozen=True)
@@ -27,7 +65,7 @@ class Shift:
 
     pixels: int
 
-    def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+    def __call__(self, images: Tensor, rng: Random) -> Tensor:
         count, _, height, width = images.shape
         padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, *(self.pixels,) * 4))
         offsets = rng.integers(0, 2 * self.pixels + 1, size=(count, 2)).tolist()
@@ -41,7 +79,7 @@ class Shift:
 class Flip:
     """Mirrors every second image on average."""
 
-    def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+    def __call__(self, images: Tensor, rng: Random) -> Tensor:
         chosen = torch.from_numpy(rng.random(len(images)) < 0.5)
         flipped = images.clone()
         flipped[chosen] = images[chosen].flip(3)
@@ -60,14 +98,14 @@ class ResizedCrop:
     scale: tuple[float, float] = (0.35, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
-    def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+    def __call__(self, images: Tensor, rng: Random) -> Tensor:
         count, _, height, width = images.shape
         area = rng.uniform(*self.scale, size=count)
         ratio = np.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1]), size=count))
         heights = np.rint(height * np.minimum(np.sqrt(area / ratio), 1)).astype(int).clip(1)
         widths = np.rint(width * np.minimum(np.sqrt(area * ratio), 1)).astype(int).clip(1)
-        tops = rng.integers(0, height - heights + 1)
-        lefts = rng.integers(0, width - widths + 1)
+        tops = (rng.random(count) * (height - heights + 1)).astype(int)
+        lefts = (rng.random(count) * (width - widths + 1)).astype(int)
         boxes = np.stack([tops, lefts, tops + heights, lefts + widths], axis=1).tolist()
         resized = [
             F.interpolate(
@@ -84,7 +122,7 @@ class Chain:
 
     steps: tuple[Augmentation, ...]
 
-    def __call__(self, images: Tensor, rng: np.random.Generator) -> Tensor:
+    def __call__(self, images: Tensor, rng: Random) -> Tensor:
         for step in self.steps:
             images = step(images, rng)
         return images

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fbn_deploy.data.augment import Augmentation
+from fbn_deploy.data.augment import Augmentation, DrawnFor
 from fbn_deploy.data.dataset import ImageData
 from fbn_deploy.data.splits import Split
+from fbn_deploy.distributed import ALONE, Job
 
 Batch = tuple[Tensor, Tensor]  # float32 (B, 3, R, R) channels-last and normalised; int64 (B,)
 T = TypeVar("T")
@@ -33,13 +34,17 @@ _ORDER, _AUGMENT = 0, 1  # streams of random numbers under one seed
 @dataclass(frozen=True, eq=False)
 class TrainBatches:
     """Shuffled, augmented batches of ``split``, all full: what is left of an epoch waits for
-    another one. A split smaller than ``batch_size`` is one batch. ``augment=None``: unchanged."""
+    another one. A split smaller than ``batch_size`` is one batch. ``augment=None``: unchanged.
+
+    In a job of several processes each one gets its part of the batch that one process would get.
+    """
 
     data: ImageData
     split: Split
     batch_size: int
     seed: int
     augment: Augmentation | None
+    job: Job = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -49,10 +54,13 @@ class TrainBatches:
         """Batch number ``step`` of the run, counted from 0 over all epochs."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = _order(self.seed, epoch, len(self.split))
-        indices = order[position * self.batch_size : (position + 1) * self.batch_size]
+        whole = order[position * self.batch_size : (position + 1) * self.batch_size]
+        own = self.job.part(len(whole), "A batch")
+        indices = whole[own]
         images = self.split.batch(indices)
         if self.augment:
-            images = self.augment(images, np.random.default_rng((self.seed, _AUGMENT, step)))
+            rng = np.random.default_rng((self.seed, _AUGMENT, step))
+            images = self.augment(images, DrawnFor(rng, len(whole), own))
         return self.data.normalize(images), self.split.labels[indices]
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
@@ -66,10 +74,18 @@ def _order(seed: int, epoch: int, count: int) -> Tensor:
 
 
 def train_batches(
-    data: ImageData, split: Split, *, batch_size: int, seed: int, augment: bool = True
+    data: ImageData,
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    augment: bool = True,
+    job: Job = ALONE,
 ) -> TrainBatches:
-    """Training batches of ``split`` with the augmentation that suits ``data``."""
-    return TrainBatches(data, split, batch_size, seed, data.augment if augment else None)
+    """Training batches of ``split`` with the augmentation that suits ``data``; ``FBNError`` when
+    a batch cannot be divided evenly among the processes of ``job``."""
+    job.part(min(batch_size, len(split)), "A batch")
+    return TrainBatches(data, split, batch_size, seed, data.augment if augment else None, job)
 
 
 def eval_batches(data: ImageData, split: Split, batch_size: int) -> Iterator[Batch]:

@@ -32,6 +32,10 @@ class Split:
         """The images at these positions of the split: uint8 ``(B, 3, R, R)``, channels-last."""
         return self.images.batch(self.rows[torch.as_tensor(indices, dtype=torch.int64)])
 
+    def only(self, indices: Tensor) -> Split:
+        """The images at these positions, as a split."""
+        return Split(self.images, self.rows[indices], self.labels[indices])
+
 
 def split_rows(source: Source, validation_fraction: float, seed: int) -> dict[str, Rows]:
     """Rows of ``train``, ``validation`` and ``test``, each class in its proportion.

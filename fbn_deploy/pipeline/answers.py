@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
 from fbn_deploy.indicators import ProbeBatches, Scoring, indicators_of, probe_batches
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.pipeline.context import Context
+from fbn_deploy.pipeline.sharing import SharedScoring
 from fbn_deploy.progress import Reporter
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.space import Architecture
@@ -29,6 +30,7 @@ from fbn_deploy.supernet.supernet import Supernet
 if TYPE_CHECKING:
     import onnx_ir
 
+AT_ONCE = 16  # candidates that a process scores between two gatherings
 LAST = 1e30  # the size of what stands for a value that is not finite
 
 
@@ -36,9 +38,18 @@ class Scorer:
     """Indicator values of architectures, each computed once for a run directory."""
 
     def __init__(
-        self, supernet: Supernet, probe: ProbeBatches, names: Sequence[str], about: Any, path: Path
+        self,
+        supernet: Supernet,
+        probe: ProbeBatches,
+        names: Sequence[str],
+        about: Any,
+        path: Path,
+        job: Job = ALONE,
     ) -> None:
-        self._space, self._scoring = supernet.space, Scoring(supernet, probe, names)
+        self._space, scoring = supernet.space, Scoring(supernet, probe, names)
+        self._indicators = scoring.indicators
+        self.shared = SharedScoring(scoring, supernet.space, job)
+        self._at_once = 1 if job.size == 1 else AT_ONCE * job.size
         self._key = hashlib.sha256(
             json.dumps([about, list(names)], sort_keys=True).encode()
         ).hexdigest()[:16]
@@ -55,22 +66,24 @@ class Scorer:
     def __call__(self, architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
         """Indicator → value for each architecture. A value that is not finite is −1e30 or 1e30,
         whichever ranks last, so that it can be written as JSON."""
-        return [self._score(architecture) for architecture in architectures]
+        new = {self._space.canonical(each): each for each in architectures}
+        new = {canonical: each for canonical, each in new.items() if canonical not in self._known}
+        names = list(new)
+        for start in range(0, len(names), self._at_once):
+            some = names[start : start + self._at_once]
+            answers = self.shared([new[canonical] for canonical in some])
+            for canonical, (values, seconds) in zip(some, answers, strict=True):
+                self._remember(canonical, values, seconds)
+        return [self._known[self._space.canonical(each)] for each in architectures]
 
-    def _score(self, architecture: Architecture) -> Mapping[str, float]:
-        canonical = self._space.canonical(architecture)
-        if canonical not in self._known:
-            started = time.perf_counter()
-            values = self._scoring(architecture)
-            scores = {
-                each.name: _finite(values[each.name], each.higher_is_better)
-                for each in self._scoring.indicators
-            }
-            seconds = round(time.perf_counter() - started, 6)
-            line = {"key": self._key, "of": canonical, "scores": scores, "seconds": seconds}
-            _append(self._path, line)
-            self._known[canonical], self.seconds[canonical] = scores, seconds
-        return self._known[canonical]
+    def _remember(self, canonical: str, values: Mapping[str, float], seconds: float) -> None:
+        scores = {
+            each.name: _finite(values[each.name], each.higher_is_better)
+            for each in self._indicators
+        }
+        line = {"key": self._key, "of": canonical, "scores": scores, "seconds": seconds}
+        _append(self._path, line)
+        self._known[canonical], self.seconds[canonical] = scores, seconds
 
 
 def scorers(
@@ -87,7 +100,9 @@ def scorers(
     probe = probe_batches(context.data, batches=batches, batch_size=size, seed=context.seed)
     identity = {**context.identity, "supernet": trained, "probe": [batches, size]}
     return {
-        name: Scorer(supernet, probe, indicators_of(name), identity, context.run.scores)
+        name: Scorer(
+            supernet, probe, indicators_of(name), identity, context.run.scores, context.job
+        )
         for name in names
     }
 

@@ -23,6 +23,15 @@ def spaces() -> dict[str, str]:
     return found
 
 
+def recipes() -> dict[str, str]:
+    """Recipes of retraining, what each is for and its length."""
+    from fbn_deploy.retrain.recipes import RECIPES
+
+    return {
+        name: f"{recipe.description}; {recipe.epochs:g} epochs" for name, recipe in RECIPES.items()
+    }
+
+
 def targets() -> dict[str, str]:
     """Targets with "ready", or what they lack."""
     from fbn_deploy.targets import targets as all_targets
@@ -48,6 +57,7 @@ def indicators() -> dict[str, str]:
 
 CATALOGUES: dict[str, Callable[[], dict[str, str]]] = {
     "spaces": spaces,
+    "recipes": recipes,
     "targets": targets,
     "indicators": indicators,
 }

@@ -6,6 +6,7 @@ on with what ``fbn train --run DIR`` was told; where there is no run yet, from t
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fbn_deploy.data import ImageData, load_data
+from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import remove_leftovers, write_json
 from fbn_deploy.progress import Reporter
@@ -53,6 +55,7 @@ class Context:
     identity: Mapping[str, Any]
     """What all files of the run were made from: space, data, seed, BatchNorm mode."""
     reporter: Reporter
+    job: Job = ALONE
 
     def supernet(self) -> Supernet:
         """The untrained supernet."""
@@ -64,14 +67,18 @@ def default_run() -> Path:
     return Path("runs") / time.strftime("%Y%m%d-%H%M%S")
 
 
-def open_run(path: Path, given: Given, reporter: Reporter, *, create: bool = True) -> Context:
+def open_run(
+    path: Path, given: Given, reporter: Reporter, *, create: bool = True, job: Job = ALONE
+) -> Context:
     """Reads or starts the run in ``path``, with all its data loaded and checked.
 
     Raises ``FBNError`` for wrong options or data, for a directory that cannot be written, and
     when ``path`` holds a run that was told otherwise. Nothing is written before all is checked.
+    Of the processes of ``job`` the first one writes; the images have to lie where each one runs.
     """
     run = RunDir(path)
-    stored = run.configuration() if run.run.exists() or not create else {}
+    found = run.configuration() if job.is_first and (run.run.exists() or not create) else {}
+    stored = job.share(found)
     space, spec = stored.get("space", {}), stored.get("data", {}).get("spec")
     seed = _first(given.seed, stored.get("seed"), 0)
     if seed < 0:
@@ -83,9 +90,9 @@ def open_run(path: Path, given: Given, reporter: Reporter, *, create: bool = Tru
         _first(given.resolution, space.get("resolution") if same else None, None),
         {**(space.get("options", {}) if same else {}), **(given.options or {})},
     )
-    settings = _settings(given, stored, seed)
+    settings = _settings(given, stored, seed, job)
     spec = _first(given.data, spec, DEFAULT_DATA)
-    with reporter.task(f"Reading {spec}", 100, "%") as task:
+    with reporter.task(f"Reading {spec}", 100, "%") as task, _downloads(given, job):
         data = load_data(
             _absolute(spec),
             resolution=chosen.resolution,
@@ -103,9 +110,14 @@ def open_run(path: Path, given: Given, reporter: Reporter, *, create: bool = Tru
     }
     identity = {key: configuration[key] for key in ("space", "bn", "seed")}
     identity["data"] = data.fingerprint
-    context = Context(run, data, chosen, configuration["bn"], seed, settings, identity, reporter)
+    context = Context(
+        run, data, chosen, configuration["bn"], seed, settings, identity, reporter, job
+    )
+    _refuse_other_images(data, job)
     network = chosen.network(len(data.classes), seed)
-    found = chosen.search_space(network)
+    space_found = chosen.search_space(network)
+    if not job.is_first:
+        return context
     run.start(configuration, _device())
     remove_leftovers(run.path)
     write_json(
@@ -114,19 +126,35 @@ def open_run(path: Path, given: Given, reporter: Reporter, *, create: bool = Tru
             "schema": SPACE_SCHEMA,
             **chosen.as_json(),
             "classes": list(data.classes),
-            "size": found.size,
-            "decisions": {d.name: list(d.options) for d in found.decisions},
+            "size": space_found.size,
+            "decisions": {d.name: list(d.options) for d in space_found.decisions},
         },
     )
     return context
 
 
-def _settings(given: Given, stored: Mapping[str, Any], seed: int) -> SupernetSettings:
+def _downloads(given: Given, job: Job) -> contextlib.AbstractContextManager[None]:
+    """Within the block the first process may fetch what the others then find."""
+    return job.first_before_others() if given.download else contextlib.nullcontext()
+
+
+def _refuse_other_images(data: ImageData, job: Job) -> None:
+    fingerprints = job.gather(data.fingerprint)
+    if others := [rank for rank, each in enumerate(fingerprints) if each != fingerprints[0]]:
+        raise FBNError(
+            f"Process {others[0]} of the job reads other images than process 0 from the same "
+            "place; give every machine the same data."
+        )
+
+
+def _settings(given: Given, stored: Mapping[str, Any], seed: int, job: Job) -> SupernetSettings:
     known = {field.name for field in fields(SupernetSettings)}
     said = {k: v for k, v in (given.supernet or {}).items() if v is not None}
     before = {k: v for k, v in stored.get("supernet", {}).items() if k in known}
     if "optimizer" in said and said["optimizer"] != before.get("optimizer"):
         before.pop("learning_rate", None)
+    if not stored:
+        before["shards"] = job.size
     settings = replace(SupernetSettings(), **{**before, **said, "seed": seed})
     check(settings)
     return settings

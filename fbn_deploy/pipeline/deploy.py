@@ -11,7 +11,7 @@ from fbn_deploy.pipeline.export import export_subnet
 from fbn_deploy.pipeline.profile import profile
 from fbn_deploy.pipeline.retrain import retrained_subnet
 from fbn_deploy.pipeline.search import SearchSettings, search
-from fbn_deploy.retrain import RetrainSettings
+from fbn_deploy.retrain.training import RetrainSettings
 from fbn_deploy.targets import Target, ready_target
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from fbn_deploy.checkpoint import load_tensors, load_weights, save_tensors
@@ -11,7 +13,10 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.loop import refuse_other_run
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.search import chosen_architecture
-from fbn_deploy.retrain import RetrainSettings, accuracy, retrain, subnet, trivial_accuracy
+from fbn_deploy.pipeline.train import trained_supernet
+from fbn_deploy.retrain.evaluation import accuracy, trivial_accuracy
+from fbn_deploy.retrain.network import subnet, subnet_of_supernet
+from fbn_deploy.retrain.training import RetrainSettings, retrain
 from fbn_deploy.space import Architecture
 
 
@@ -20,36 +25,48 @@ def retrained_subnet(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The trained subnet and its results: ``accuracy`` on the test split, ``trivial`` accuracy of
     the most frequent class, and ``seconds``. Read from ``subnet.safetensors`` if it is there."""
-    run, data = context.run, context.data
+    run, data, job = context.run, context.data, context.job
     architecture = chosen_architecture(context)
     about = {
         **context.identity,
         "architecture": dict(architecture),
         "retrain": settings.as_json(),
     }
-    if run.subnet.exists():
-        network, found = load_subnet(context, architecture)
+    stored = job.share_state(
+        load_tensors(run.subnet) if job.is_first and run.subnet.exists() else None
+    )
+    if stored is not None:
+        network = _loaded(context, architecture, *stored)
+        found = dict(stored[1])
         results = found.pop("results")
-        refuse_other_run(run.subnet, found, about)
+        refuse_other_run(run.subnet, _flat(found), _flat(about))
         context.reporter.say(f"Subnet: {run.subnet}, trained before")
         return network, results
-    network = _untrained(context, architecture, settings.fair_bn, settings.seed)
-    seconds = retrain(
+    network = _start(context, architecture, settings)
+    trained = retrain(
         network,
         data,
         settings,
         checkpoint=run.subnet_checkpoint,
+        best=run.subnet_best,
         about=about,
         reporter=context.reporter,
+        job=job,
     )
     results = {
-        "accuracy": accuracy(network, data, data.test),
+        "accuracy": accuracy(network, data, data.test, job=job),
         "trivial": trivial_accuracy(data, data.test),
         "images": len(data.test),
-        "seconds": round(seconds, 3),
+        "seconds": round(trained.seconds, 3),
+        "validation": [list(epoch) for epoch in trained.epochs],
+        "best_epoch": trained.best_epoch,
     }
-    save_tensors(run.subnet, network.state_dict(), {**about, "results": results})
-    run.subnet_checkpoint.unlink(missing_ok=True)
+    if job.is_first:
+        save_tensors(run.subnet, network.state_dict(), {**about, "results": results})
+        if settings.recipe.keep == "best":
+            run.subnet_checkpoint.replace(run.subnet_last)
+        else:
+            run.subnet_checkpoint.unlink(missing_ok=True)
     return network, results
 
 
@@ -61,7 +78,16 @@ def load_subnet(
     if not run.subnet.exists():
         raise FBNError(f"{run.path} has no trained subnet yet; run fbn retrain on it first.")
     tensors, about = load_tensors(run.subnet)
-    architecture = architecture or chosen_architecture(context)
+    return _loaded(context, architecture or chosen_architecture(context), tensors, about), about
+
+
+def _loaded(
+    context: Context,
+    architecture: Architecture,
+    tensors: Mapping[str, torch.Tensor],
+    about: Mapping[str, Any],
+) -> nn.Module:
+    run = context.run
     try:
         settings = about["retrain"]
         other = about["architecture"] != dict(architecture)
@@ -73,7 +99,30 @@ def load_subnet(
         )
     network = _untrained(context, architecture, settings["fair_bn"], settings["seed"])
     load_weights(network, tensors, run.subnet)
-    return network.eval(), about
+    return network.eval()
+
+
+def _start(context: Context, architecture: Architecture, settings: RetrainSettings) -> nn.Module:
+    """The network that the training begins with."""
+    if not settings.warm_start:
+        return _untrained(context, architecture, settings.recipe.fair_bn, settings.seed)
+    if not context.run.supernet.exists():
+        raise FBNError(
+            f"{context.run.path} has no trained supernet to start from; leave --warm-start out, or "
+            "run fbn train on it."
+        )
+    if settings.recipe.fair_bn != (context.bn == "fair"):
+        raise FBNError(
+            f"A warm start keeps the BatchNorms of the supernet, which are {context.bn}: set "
+            f"fair_bn to {str(context.bn == 'fair').lower()}."
+        )
+    supernet, _ = trained_supernet(context)
+    return subnet_of_supernet(supernet, architecture)
+
+
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    """With the settings of the training one by one, so that an error names those that differ."""
+    return {**{k: v for k, v in about.items() if k != "retrain"}, **about["retrain"]}
 
 
 def _untrained(context: Context, architecture: Architecture, fair_bn: bool, seed: int) -> nn.Module:

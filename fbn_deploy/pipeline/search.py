@@ -78,14 +78,29 @@ class SearchSettings:
 def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     """The content of ``search.json``, which is written; found there if the search is done.
 
-    Raises ``NothingFitsError`` when no architecture meets the budgets.
+    Raises ``NothingFitsError`` when no architecture meets the budgets. Of several processes the
+    first one searches and measures; the others score what it asks them to.
     """
-    settings = settings.resolved()
-    run, reporter = context.run, context.reporter
-    if (stored := _stored(context, settings)) is not None:
+    run, reporter, job = context.run, context.reporter, context.job
+    if job.is_first:
+        settings = settings.resolved()
+    stored: dict[str, Any] | None = job.share(_stored(context, settings) if job.is_first else None)
+    if stored is not None:
         reporter.say(f"Search: {run.search}, done before")
         return stored
     supernet, train_seconds = trained_supernet(context)
+    scorer = scorers(
+        context,
+        supernet,
+        context.supernet_settings.as_json(),
+        [settings.indicator],
+        batches=settings.probe_batches,
+        size=settings.probe_size,
+    )[settings.indicator]
+    if not job.is_first:
+        scorer.shared.serve()
+        answer: dict[str, Any] = job.share(None)
+        return answer
     cache = LatencyCache()
     meters = {
         budget.target: LatencyMeter(
@@ -98,15 +113,6 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         if budget.target
     }
     coster = Coster(supernet, meters, reporter)
-    scorer = scorers(
-        context,
-        supernet,
-        context.supernet_settings.as_json(),
-        [settings.indicator],
-        batches=settings.probe_batches,
-        size=settings.probe_size,
-    )[settings.indicator]
-
     started = time.monotonic()
     seen = _survey(supernet.space, settings.budgets, coster, context)
     reporter.say(seen.text())
@@ -124,6 +130,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
             ),
             context.seed,
         )
+    scorer.shared.end()
     reporter.say(f"{outcome.ending} {outcome.tally.text()}")
     searched = time.monotonic()
     winner, confirmations = _confirmed(outcome.population, settings, coster, context)
@@ -138,14 +145,16 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         context, settings, coster, outcome, seen, winner, confirmations, seconds, supernet.space
     )
     write_json(run.search, found)
+    job.share(found)
     return found
 
 
 def chosen_architecture(context: Context) -> Architecture:
     """The architecture that the run's search chose."""
-    if not context.run.search.exists():
+    job = context.job
+    if job.is_first and not context.run.search.exists():
         raise FBNError(f"{context.run.path} has no search.json yet; run fbn search on it first.")
-    content = read_json(context.run.search)
+    content = job.share(read_json(context.run.search) if job.is_first else None)
     network = context.definition.network(len(context.data.classes), context.seed)
     return context.definition.search_space(network).architecture(content["best"]["architecture"])
 

@@ -19,10 +19,13 @@ def trained_supernet(context: Context) -> tuple[Supernet, float]:
     Read from ``supernet.safetensors`` if it is there, else trained, going on from the checkpoint
     of a killed run.
     """
-    run, supernet = context.run, context.supernet()
+    run, supernet, job = context.run, context.supernet(), context.job
     about = {**context.identity, "supernet": context.supernet_settings.as_json()}
-    if run.supernet.exists():
-        tensors, found = load_tensors(run.supernet)
+    stored = job.share_state(
+        load_tensors(run.supernet) if job.is_first and run.supernet.exists() else None
+    )
+    if stored is not None:
+        tensors, found = stored
         seconds = float(found.pop("seconds", 0.0))
         refuse_other_run(run.supernet, found, about)
         load_weights(supernet.network, tensors, run.supernet)
@@ -35,9 +38,12 @@ def trained_supernet(context: Context) -> tuple[Supernet, float]:
             checkpoint=run.supernet_checkpoint,
             about=about,
             reporter=context.reporter,
+            job=job,
         )
-        save_tensors(run.supernet, supernet.network.state_dict(), {**about, "seconds": seconds})
-    run.supernet_checkpoint.unlink(missing_ok=True)
+        if job.is_first:
+            save_tensors(run.supernet, supernet.network.state_dict(), {**about, "seconds": seconds})
+    if job.is_first:
+        run.supernet_checkpoint.unlink(missing_ok=True)
     for parameter in supernet.network.parameters():
         parameter.requires_grad_(False)
     return supernet, seconds

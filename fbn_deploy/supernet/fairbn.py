@@ -51,6 +51,8 @@ def last_batchnorm(op: nn.Module) -> _BatchNorm | None:
                 return module
         if getattr(node.target, "__name__", node.target) in {"add", "add_", "iadd"}:
             pending += node.args
+        elif getattr(node.target, "__name__", "") == "stochastic_depth":
+            pending.append(node.args[0])
     return None
 
 

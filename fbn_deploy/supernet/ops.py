@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 
 class Zero(nn.Module):
@@ -78,7 +79,8 @@ class SqueezeExcite(nn.Module):
 class InvertedResidual(nn.Module):
     """MobileNetV2's block (Sandler et al. 2018): expand 1×1, depthwise k×k, project 1×1.
 
-    The input is added where the stride is 1 and the width stays.
+    The input is added where the stride is 1 and the width stays; there retraining may drop the
+    path beside it.
     """
 
     def __init__(
@@ -103,10 +105,11 @@ class InvertedResidual(nn.Module):
         )
         self.attend = SqueezeExcite(hidden) if squeeze_excite else nn.Identity()
         self.project = ConvBN(hidden, out_channels, 1)
+        self.drop_path = StochasticDepth(0.0, "row") if self.is_residual else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.project(self.attend(self.depthwise(self.expand(x))))
-        return x + y if self.is_residual else y
+        return x + self.drop_path(y) if self.is_residual else y
 
 
 def divisible(channels: float, divisor: int = 8) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from fbn_deploy.data import ImageData, train_batches
+from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.loop import Loop, run_loop
 from fbn_deploy.progress import Reporter
@@ -40,6 +41,12 @@ class SupernetSettings:
     ``epochs=None`` stands for ten epochs, a tenth of full training as in BN-NAS, but from
     ``MIN_STEPS`` to ``MAX_STEPS`` steps: on NAS-Bench-201, indicators after 11,000 steps ranked
     worse than after 3,500.
+
+    ``shards`` are parts of a batch that are each normalised by their own statistics, and whose
+    gradients are averaged: as many as processes, unless given. The result depends on the number
+    of shards, not on who computes them: one process with two shards ends bit for bit like two
+    processes. (Statistics shared by all processes would not do that: where a path's features are
+    constant, BatchNorms magnify the rounding of a sum to the size of the features.)
     """
 
     epochs: float | None = None
@@ -50,10 +57,12 @@ class SupernetSettings:
     label_smoothing: float = 0.1
     sampler: str = "uniform"
     train: str = "bn"
+    shards: int | None = None
     seed: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "learning_rate": self.peak_rate}
+        said = {**asdict(self), "learning_rate": self.peak_rate}
+        return said if said.pop("shards") in (None, 1) else {**said, "shards": self.shards}
 
     @property
     def peak_rate(self) -> float:
@@ -80,6 +89,8 @@ def check(settings: SupernetSettings) -> None:
             "least 2 images; asked: "
             f"{settings.epochs} epochs, batches of {settings.batch_size}."
         )
+    if settings.shards is not None and settings.shards < 1:
+        mistakes.append(f"A batch has at least 1 shard, not {settings.shards}.")
     if settings.learning_rate is not None and settings.learning_rate <= 0:
         mistakes.append(f"A learning rate is above 0, not {settings.learning_rate}.")
     if mistakes:
@@ -96,8 +107,12 @@ def train_supernet(
     checkpoint: Path,
     about: dict[str, Any],
     reporter: Reporter,
+    job: Job = ALONE,
 ) -> float:
     """Trains ``supernet`` in place on ``data.train``; returns the seconds it took.
+
+    The processes of ``job`` draw the same paths and each take their shards of every batch; only
+    the gradients of what is trained travel, once a step, in one buffer.
 
     ``checkpoint`` is the file of a killed run to go on from, if it exists.
     """
@@ -106,30 +121,65 @@ def train_supernet(
     if settings.train == "bn":
         train_only_batchnorm(network)
     network.train()
+    shards = settings.shards or job.size
+    if shards % job.size or settings.batch_size % shards:
+        raise FBNError(
+            f"A batch of {settings.batch_size} images in {shards} equal shards cannot be divided "
+            f"among {job.size} processes; change --batch-size, --shards or their number."
+        )
+    own = shards // job.size
+    trained = [p for p in network.parameters() if p.requires_grad]
     decisions, paths = supernet.space.decisions, sampler(settings.sampler)
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
 
     def backward(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
-        losses = []
-        for path in paths(decisions, settings.seed, step):
-            select_path(network, path)
-            loss = criterion(network(images), labels)
-            loss.backward()
-            losses.append(loss.detach())
+        losses, totals = [], None
+        for some, of in zip(images.chunk(own), labels.chunk(own), strict=True):
+            for parameter in trained:
+                parameter.grad = None
+            for path in paths(decisions, settings.seed, step):
+                select_path(network, path)
+                loss = criterion(network(some), of)
+                loss.backward()
+                losses.append(loss.detach())
+            if own > 1:
+                totals = _added(totals, trained)
+        if totals is not None:
+            for parameter, total in zip(trained, totals, strict=True):
+                parameter.grad = None if total is None else total.div_(own)
+        job.average_gradients(trained)
         return torch.stack(losses).mean()
 
-    batches = train_batches(data, data.train, batch_size=settings.batch_size, seed=settings.seed)
-    steps = settings.steps(batches.steps_per_epoch)
-    optimizer = OPTIMIZERS[settings.optimizer](
-        [p for p in network.parameters() if p.requires_grad], settings.peak_rate
+    batches = train_batches(
+        data, data.train, batch_size=settings.batch_size, seed=settings.seed, job=job
     )
+    steps = settings.steps(batches.steps_per_epoch)
+    optimizer = OPTIMIZERS[settings.optimizer](trained, settings.peak_rate)
+
+    def set_rates(step: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings.schedule, settings.peak_rate, step, steps)
+
     loop = Loop(
         title=f"Training the supernet ({settings.train}, {supernet.bn} BN)",
         steps=steps,
         batches=batches.steps,
         backward=backward,
-        rate=lambda step: learning_rate(settings.schedule, settings.peak_rate, step, steps),
+        set_rates=set_rates,
         checkpoint=checkpoint,
         about={**about, "supernet": settings.as_json()},
+        job=job,
     )
     return run_loop(loop, network, optimizer, reporter)
+
+
+def _added(
+    totals: list[torch.Tensor | None] | None, parameters: list[nn.Parameter]
+) -> list[torch.Tensor | None]:
+    """``totals`` and the gradients of one more shard, which reach the same parameters."""
+    if totals is None:
+        return [parameter.grad for parameter in parameters]
+    return [
+        None if total is None or parameter.grad is None else total.add_(parameter.grad)
+        for total, parameter in zip(totals, parameters, strict=True)
+    ]

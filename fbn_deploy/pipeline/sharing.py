@@ -1,0 +1,47 @@
+"""Scoring by all processes of a job: the first one asks, each scores its share, answers gather."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fbn_deploy.distributed import Job
+from fbn_deploy.indicators import Scoring
+from fbn_deploy.space import Architecture, SearchSpace
+
+Timed = tuple[dict[str, float], float]  # indicator → value, and seconds
+
+
+class SharedScoring:
+    """Values of many architectures, the same as those of one process: a value depends on nothing
+    but the architecture, the supernet and the probe."""
+
+    def __init__(self, scoring: Scoring, space: SearchSpace, job: Job) -> None:
+        self._scoring, self._space, self._job = scoring, space, job
+
+    def __call__(self, architectures: Sequence[Architecture]) -> list[Timed]:
+        """Values and seconds of each; called at the first process, while the others ``serve``."""
+        asked = [dict(architecture) for architecture in architectures]
+        return self._shared(self._job.share(asked))
+
+    def serve(self) -> None:
+        """Scores shares of what the first process asks for, until it ends that."""
+        while (asked := self._job.share(None)) is not None:
+            self._shared(asked)
+
+    def end(self) -> None:
+        """Lets the other processes go on."""
+        self._job.share(None)
+
+    def _shared(self, asked: list[dict[str, str]]) -> list[Timed]:
+        own = [self._timed(each) for each in asked[self._job.rank :: self._job.size]]
+        found: list[Any] = [None] * len(asked)
+        for rank, values in enumerate(self._job.gather(own)):
+            found[rank :: self._job.size] = values
+        return [(values, seconds) for values, seconds in found]
+
+    def _timed(self, choices: dict[str, str]) -> Timed:
+        started = time.perf_counter()
+        values = self._scoring(self._space.architecture(choices))
+        return values, round(time.perf_counter() - started, 6)

@@ -1,0 +1,121 @@
+"""The course of a training: averaged weights, the best epoch, early stop, loss scaling.
+
+It is what the loop keeps beside weights and optimizer; a resumed training gets it back exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fbn_deploy.checkpoint import load_tensors, save_tensors
+from fbn_deploy.distributed import Job
+from fbn_deploy.retrain.recipes import Recipe
+
+AVERAGE = "ema."
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch after which the validation split was looked at."""
+
+    number: int
+    accuracy: float
+
+
+class Course:
+    """``accuracy`` gives the validation accuracy of a network; ``best`` is the file of the best
+    epoch's weights."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        recipe: Recipe,
+        *,
+        steps_per_epoch: int,
+        steps: int,
+        scaler: torch.amp.GradScaler,
+        accuracy: Callable[[nn.Module], float],
+        best: Path,
+        about: Mapping[str, Any],
+        job: Job,
+    ) -> None:
+        self._network, self._recipe, self._scaler = network, recipe, scaler
+        self._steps_per_epoch, self._steps = steps_per_epoch, steps
+        self._accuracy, self._best_file, self._about = accuracy, best, about
+        self._job = job
+        self._average = _average(network, recipe.ema)
+        self.epochs: list[Epoch] = []
+        self.ended = False
+
+    @property
+    def best(self) -> Epoch | None:
+        """The epoch of the highest validation accuracy, the first of equals."""
+        return max(self.epochs, key=lambda epoch: epoch.accuracy, default=None)
+
+    @property
+    def weights(self) -> nn.Module:
+        """The network as it would be used now: the average, where one is kept."""
+        return self._network if self._average is None else self._average.module
+
+    def after(self, step: int) -> None:
+        if self._average is not None:
+            self._average.update(self._network, step=step)
+        ends_epoch = step % self._steps_per_epoch == 0 or step == self._steps
+        if self._recipe.keep == "best" and ends_epoch:
+            self._look(-(-step // self._steps_per_epoch))
+
+    def _look(self, number: int) -> None:
+        before = self.best
+        found = Epoch(number, self._accuracy(self.weights))
+        self.epochs.append(found)
+        if before is None or found.accuracy > before.accuracy:
+            if self._job.is_first:
+                about = {**self._about, "epoch": number, "validation": found.accuracy}
+                save_tensors(self._best_file, self.weights.state_dict(), about)
+        elif self._recipe.patience and number - before.number >= self._recipe.patience:
+            self.ended = True
+
+    def state(self) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
+        averaged = {} if self._average is None else self._average.module.state_dict()
+        notes: dict[str, Any] = {
+            "epochs": [[epoch.number, epoch.accuracy] for epoch in self.epochs],
+            "ended": self.ended,
+        }
+        if self._scaler.is_enabled():
+            notes["scaler"] = self._scaler.state_dict()
+        return {AVERAGE + name: tensor for name, tensor in averaged.items()}, notes
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
+        if self._average is not None:
+            self._average.module.load_state_dict(
+                {name.removeprefix(AVERAGE): tensor for name, tensor in tensors.items()}
+            )
+        self.epochs = [Epoch(number, accuracy) for number, accuracy in notes["epochs"]]
+        self.ended = notes["ended"]
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(notes["scaler"])
+
+    def result(self) -> dict[str, torch.Tensor]:
+        """The weights that the recipe keeps, on the CPU."""
+        if self._recipe.keep == "best":
+            shared = self._job.share_state(
+                load_tensors(self._best_file) if self._job.is_first else None
+            )
+            assert shared is not None, "A training that looks at every epoch has a best one."
+            return shared[0]
+        return {name: tensor.cpu() for name, tensor in self.weights.state_dict().items()}
+
+
+def _average(network: nn.Module, decay: float) -> Any:
+    """timm's moving average; in its beginning it decays faster, so that short trainings gain."""
+    if not decay:
+        return None
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(network, decay=decay, use_warmup=True)

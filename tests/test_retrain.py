@@ -1,0 +1,337 @@
+"""Retraining: recipes, exact resume, what is kept, teachers, and what wrong input is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from fbn_deploy import loop
+from fbn_deploy.data import ImageData, load_data
+from fbn_deploy.errors import FBNError
+from fbn_deploy.progress import Silent
+from fbn_deploy.retrain.course import Course
+from fbn_deploy.retrain.objective import objective
+from fbn_deploy.retrain.recipes import RECIPES, Recipe, recipe
+from fbn_deploy.retrain.schedule import rate_setter
+from fbn_deploy.retrain.teacher import teacher
+from fbn_deploy.retrain.training import RetrainSettings, Trained, retrain
+
+CPU = torch.device("cpu")
+EVERYTHING = {"ema": 0.9, "accumulate": 2, "mixup": 0.4, "cutmix": 1.0, "cutout": 0.5,
+              "drop_path": 0.3, "auxiliary": 0.4, "clip_norm": 1.0}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data(resolution=8, seed=0)
+
+
+class Small(nn.Module):
+    """A residual convolution, a classifier, and an auxiliary one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8))
+        self.drop_path = StochasticDepth(0.0, "row")
+        self.classifier = nn.Linear(8, 10)
+        self.auxiliary: nn.Module | None = None
+
+    def add_auxiliary(self) -> None:
+        self.auxiliary = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.conv(x)
+        features = (x + self.drop_path(self.branch(x))).mean((2, 3))
+        logits = self.classifier(features)
+        if self.training and self.auxiliary is not None:
+            return logits, self.auxiliary(features)
+        return logits
+
+
+def small() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Small()
+
+
+def trained(data: ImageData, folder: Path, **changes: Any) -> tuple[nn.Module, Trained]:
+    chosen = recipe("quick", {"epochs": 0.5, "batch_size": 64, **changes})
+    network = small()
+    found = retrain(
+        network, data, RetrainSettings(chosen), checkpoint=folder / "partial.safetensors",
+        best=folder / "best.safetensors", about={"of": "test"}, reporter=Silent(),
+    )  # fmt: skip
+    return network, found
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [EVERYTHING, {"optimizer": "adamw", "learning_rate": 0.001}, {"optimizer": "rmsproptf"},
+     {"precision": "bf16", "keep": "best", "epochs": 1.2, "ema": 0.9}],
+)  # fmt: skip
+def test_a_training_that_broke_off_ends_bit_by_bit_like_an_unbroken_one(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    whole, _ = trained(digits, tmp_path / "whole", **changes)
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
+    after = Course.after
+    for broken_at in (1, 3, 8):
+
+        def breaks(course: Course, step: int, at: int = broken_at) -> None:
+            if step == at:
+                raise KeyboardInterrupt
+            after(course, step)
+
+        monkeypatch.setattr(Course, "after", breaks)
+        with pytest.raises(KeyboardInterrupt):
+            trained(digits, tmp_path / "broken", **changes)
+    monkeypatch.setattr(Course, "after", after)
+    torch.manual_seed(123)  # whatever state the process is in
+    resumed, _ = trained(digits, tmp_path / "broken", **changes)
+    assert same_weights(whole, resumed)
+
+
+KILLED = """
+import sys, pathlib
+sys.path.insert(0, sys.argv[1])
+from fbn_deploy import loop
+from tests.test_retrain import EVERYTHING, load_data, trained
+loop.SAVE_EVERY_S = 0.02
+network, _ = trained(load_data(resolution=8, seed=0), pathlib.Path(sys.argv[2]), **EVERYTHING,
+                     epochs=4)
+from safetensors.torch import save_file
+save_file(network.state_dict(), sys.argv[2] + "/done")
+"""
+
+
+def test_a_killed_process_goes_on_bit_by_bit(digits: ImageData, tmp_path: Path) -> None:
+    whole, _ = trained(digits, tmp_path / "whole", **EVERYTHING, epochs=4)
+    root = str(Path(__file__).parent.parent)
+    command = [sys.executable, "-c", KILLED, root, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=root)
+    checkpoint = tmp_path / "partial.safetensors"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "done").exists(), "It was done before it was killed."
+    resumed, _ = trained(digits, tmp_path, **EVERYTHING, epochs=4)
+    assert same_weights(whole, resumed)
+
+
+def test_what_only_training_needs_is_gone_afterwards(digits: ImageData, tmp_path: Path) -> None:
+    network, _ = trained(digits, tmp_path, **EVERYTHING)
+    assert network.state_dict().keys() == small().state_dict().keys()
+    assert network.get_submodule("drop_path").p == 0
+
+
+def test_random_states_are_given_back(digits: ImageData, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    trained(digits, tmp_path, **EVERYTHING)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_best_epoch_is_kept_and_patience_ends_the_training(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.3, 0.5, 0.4, 0.5])
+    seen: list[nn.Module] = []
+
+    def measured(network: nn.Module, *_: Any, **__: Any) -> float:
+        copy = Small()
+        copy.load_state_dict(network.state_dict())
+        seen.append(copy)
+        return next(accuracies)
+
+    monkeypatch.setattr("fbn_deploy.retrain.training.accuracy", measured)
+    network, found = trained(digits, tmp_path, keep="best", patience=2, epochs=9)
+    assert found.epochs == ((1, 0.3), (2, 0.5), (3, 0.4), (4, 0.5))
+    assert found.best_epoch == 2
+    assert same_weights(network, seen[1])
+
+
+def test_averaged_weights_are_timms_average(digits: ImageData, tmp_path: Path) -> None:
+    last, _ = trained(digits, tmp_path / "last")
+    averaged, _ = trained(digits, tmp_path / "averaged", ema=0.99)
+    assert not same_weights(last, averaged)
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch() -> None:
+    """Without BatchNorm, whose statistics are those of a part."""
+    torch.manual_seed(0)
+    network, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.randn(4, 3, 2, 2)
+    labels = torch.tensor([0, 1, 2, 0])
+    whole = torch.autograd.grad(
+        objective(network, images, labels, RECIPES["quick"], None), network[1].weight
+    )[0]
+    parts = [
+        torch.autograd.grad(
+            objective(network, some, of, RECIPES["quick"], None), network[1].weight
+        )[0]
+        for some, of in zip(images.chunk(2), labels.chunk(2), strict=True)
+    ]
+    assert torch.allclose(whole, (parts[0] + parts[1]) / 2, atol=1e-7)
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nasbench201", {"epochs": 200, "weight_decay": 5e-4, "optimizer": "sgd"}),
+        ("darts-cifar", {"epochs": 600, "cutout": 0.5, "drop_path": 0.2, "auxiliary": 0.4}),
+        ("imagenet", {"epochs": 240, "label_smoothing": 0.1}),
+    ],
+)
+def test_recipes_are_what_their_papers_say(name: str, expected: dict[str, Any]) -> None:
+    assert {field: getattr(RECIPES[name], field) for field in expected} == expected
+
+
+def test_a_recipe_takes_texts_for_any_of_its_numbers() -> None:
+    changed = recipe("quick", {"epochs": "3", "fair_bn": "false", "mixup": None})
+    assert changed == replace(RECIPES["quick"], epochs=3.0, fair_bn=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("quik", {}, "Did you mean 'quick'?"),
+        ("quick", {"epoch": 3}, "Did you mean 'epochs'?"),
+        ("quick", {"epochs": "many"}, "epochs is a float, not 'many'"),
+        ("quick", {"accumulate": 5}, "cannot pass in 5 equal parts"),
+        ("quick", {"patience": 3}, "choose keep best"),
+        ("quick", {"precision": "fp8"}, "No precision 'fp8'"),
+        ("quick", {"epochs": 0, "ema": 2.0}, "ema is between 0 and 1"),
+        ("quick", {"auto_augment": "rand-m9"}, "choose augmentation timm"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused(
+    name: str, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(FBNError, match=said.replace("?", r"\?")):
+        recipe(name, changes)
+
+
+def test_rates_rise_linearly_then_fall_along_a_cosine_to_zero() -> None:
+    chosen = Recipe("", epochs=1, batch_size=2, learning_rate=0.8, warmup_epochs=1)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.8)
+    set_rates = rate_setter(optimizer, chosen, steps=40, steps_per_epoch=3)
+    rates = []
+    for step in range(41):
+        set_rates(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert rates[3 + 37 // 2] == pytest.approx(0.8 * 0.5, abs=0.02)
+    assert rates[40] == pytest.approx(0, abs=1e-9)
+
+
+# Teachers
+
+
+def exported(file: Path, classes: int = 10, batch: Any = torch.export.Dim.DYNAMIC) -> Path:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(192, classes)).eval()
+    program = torch.export.export(network, (torch.zeros(2, 3, 8, 8),), dynamic_shapes=({0: batch},))
+    torch.export.save(program, file)
+    return file
+
+
+def test_an_exported_teacher_pulls_the_subnet_towards_its_answers(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    master = teacher(str(exported(tmp_path / "t.pt2")), digits, CPU)
+    images = digits.normalize(digits.train.batch(range(64)))
+    chosen = recipe("quick", {"distill_weight": 1.0, "distill_temperature": 2.0})
+    student = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+    optimizer = torch.optim.Adam(student.parameters(), 0.01)
+    losses = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = objective(student, images, digits.train.labels[:64], chosen, master)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def test_a_timm_teacher_sees_images_as_it_was_trained_on_them(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    import timm
+
+    network = timm.create_model("resnet10t", num_classes=10)
+    save_file(network.state_dict(), tmp_path / "t.safetensors")
+    master = teacher(f"timm:resnet10t:{tmp_path / 't.safetensors'}", digits, CPU)
+    seen: list[torch.Tensor] = []
+    master.network = nn.Identity()
+    master.network.register_forward_hook(lambda module, given, _: seen.append(given[0]))
+    raw = digits.train.batch([3])
+    master(digits.normalize(raw))
+    mean, std = (torch.tensor(network.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+    assert torch.allclose(seen[0], (raw / 255 - mean) / std, atol=1e-5)
+
+
+def test_teachers_that_do_not_fit_are_refused_with_one_message(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    import timm
+
+    weights = tmp_path / "five.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=5).state_dict(), weights)
+    cut = exported(tmp_path / "cut.pt2")
+    cut.write_bytes(cut.read_bytes()[:2000])
+    for spec, said in (
+        (str(exported(tmp_path / "five.pt2", classes=5)), "trained on the same classes"),
+        (f"timm:resnet10t:{weights}", "trained on the same classes"),
+        (f"timm:resnet10:{weights}", "Did you mean 'resnet10t'"),
+        (f"timm:resnet10t:{tmp_path / 'no'}", "There is no file"),
+        ("timm:resnet10t", "names no weights"),
+        (str(cut), "is damaged or no archive"),
+        ("teacher.pth", "--teacher is"),
+    ):
+        with pytest.raises(FBNError, match=said):
+            teacher(spec, digits, CPU)
+
+
+def test_a_teacher_file_with_a_pickle_in_it_is_not_opened(
+    digits: ImageData, tmp_path: Path
+) -> None:
+    good, evil = exported(tmp_path / "good.pt2"), tmp_path / "evil.pt2"
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(evil, "w") as written:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("weights_config.json"):
+                content = content.replace(b'"use_pickle": false', b'"use_pickle": true')
+            written.writestr(name, content)
+    with pytest.raises(FBNError, match="could run code"):
+        teacher(str(evil), digits, CPU)
+
+
+def test_example_inputs_of_a_teacher_are_never_read(digits: ImageData, tmp_path: Path) -> None:
+    """torch.export.load would unpickle them, whatever they are."""
+    good, marked = exported(tmp_path / "good.pt2"), tmp_path / "marked.pt2"
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(marked, "w") as written:
+        for name in source.namelist():
+            inputs = "/data/sample_inputs/" in name
+            written.writestr(name, b"cos\nabort\n(tR." if inputs else source.read(name))
+    assert teacher(str(marked), digits, CPU) is not None
