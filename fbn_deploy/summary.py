@@ -39,3 +39,11 @@ def verified(result: dict[str, Any]) -> str:
         f"agreement {100 * result['top1_agreement']:.2f} % on {result['images']} images, largest "
         f"relative error {result['max_relative_error']:.1e}"
     )
+
+
+def engine(story: dict[str, Any], path: Path) -> str:
+    """An engine, and whether it was run."""
+    if story["verification"] is not None:
+        return f"{verified(story['verification'])}: {path}"
+    why = "no GPU here" if story["device"] is None else "as asked"
+    return f"{path}: built, not run: {why}"

@@ -14,6 +14,7 @@ from fbn_deploy.errors import FBNError
 if TYPE_CHECKING:
     from fbn_deploy.pipeline.context import Given
     from fbn_deploy.pipeline.search import SearchSettings
+    from fbn_deploy.targets import EngineBuilder, EngineOptions
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,52 @@ class SearchOptions:
             probe_batches=self.probe_batches,
             probe_size=self.probe_size,
         ).resolved()
+
+
+@dataclass(frozen=True)
+class EngineBuildOptions:
+    """How an engine is built; for targets that build engines only."""
+
+    build_only: options.BuildOnly = False
+    batch: options.EngineBatch = None
+    max_batch: options.MaxBatch = None
+    optimization_level: options.OptimizationLevel = 3
+    workspace: options.WorkspaceMb = None
+    version_compatible: options.VersionCompatible = False
+    hardware: options.Hardware = "this"
+
+    def builder(self, target: str | None) -> EngineBuilder | None:
+        """The target if it builds engines, can do so here, and can run them, or only builds.
+
+        Raises ``FBNError`` when it cannot, or when these options are not for it.
+        """
+        from fbn_deploy.targets import engine_builder, engine_targets, ready_target
+
+        if target is not None and target in engine_targets():
+            builder = engine_builder(target)
+            if not self.build_only and builder.missing():
+                try:
+                    ready_target(target)
+                except FBNError as error:
+                    raise FBNError(f"{error} Or build without running: --build-only.") from None
+            return builder
+        if self != EngineBuildOptions():
+            raise FBNError(
+                "Options of engines (--build-only, --batch, --max-batch, --optimization-level, "
+                "--workspace, --version-compatible, --hardware) go with --target "
+                f"{' or '.join(engine_targets())}."
+            )
+        return None
+
+    def options(self, batch: int) -> EngineOptions:
+        """Checked; ``batch`` is taken where none was said."""
+        from fbn_deploy.targets import EngineOptions
+
+        return EngineOptions(
+            batch=self.batch or batch,
+            max_batch=self.max_batch,
+            optimization_level=self.optimization_level,
+            workspace_mb=self.workspace,
+            version_compatible=self.version_compatible,
+            hardware=self.hardware,
+        )

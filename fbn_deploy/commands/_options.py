@@ -78,6 +78,28 @@ ParamsBudget = Annotated[str | None, typer.Option("--params-budget", help="4.2M 
 TargetName = Annotated[
     str | None, typer.Option("--target", help="See fbn targets.", show_default="the best ready one")
 ]
+BuildOnly = Annotated[
+    bool, typer.Option("--build-only", help="Build the engine without running it: needs no GPU.")
+]
+EngineBatch = Annotated[
+    int | None,
+    typer.Option("--batch", help="The engine's batch.", show_default="the search's"),
+]
+MaxBatch = Annotated[
+    int | None, typer.Option("--max-batch", help="Let the engine take batches from 1 to this.")
+]
+OptimizationLevel = Annotated[
+    int, typer.Option("--optimization-level", help="0 builds fastest, 5 looks longest.")
+]
+WorkspaceMb = Annotated[
+    int | None, typer.Option("--workspace", help="MB of device memory a kernel may use.")
+]
+VersionCompatible = Annotated[
+    bool, typer.Option("--version-compatible", help="Let later TensorRT versions run the engine.")
+]
+Hardware = Annotated[
+    str, typer.Option("--hardware", help="this GPU, same-capability or ampere-plus.")
+]
 Threads = Annotated[int, typer.Option("--threads", help="Threads on a CPU target.")]
 Batch = Annotated[int, typer.Option("--batch", help="Images a run on the target.")]
 Algorithm = Annotated[str, typer.Option("--algorithm", help="evolution or random.")]

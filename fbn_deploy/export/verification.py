@@ -54,14 +54,24 @@ class Verification:
 
 @torch.inference_mode()
 def verify(
-    model: Path, network: nn.Module, data: ImageData, split: Split, target: Target
+    model: Path,
+    network: nn.Module,
+    data: ImageData,
+    split: Split,
+    target: Target,
+    *,
+    precision: str = "fp32",
+    batch: int | None = None,
 ) -> Verification:
-    """Runs all of ``split`` through ``model`` on ``target`` and through ``network``."""
+    """Runs all of ``split`` through ``model`` on ``target`` and through ``network``.
+
+    ``batch`` is for a model that takes no other.
+    """
     network.eval()
-    size = min(BATCH, len(split))
+    size = batch or min(BATCH, len(split))
     largest = difference = 0.0
     agreed = right_network = right_model = 0
-    with target.open(model, batch=size, threads=1) as session:
+    with target.open(model, batch=size, threads=1, precision=precision) as session:
         for images, labels in eval_batches(data, split, size):
             expected = network(images)
             padded = images.new_zeros((size, *images.shape[1:]))

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from fbn_deploy import plugins
 from fbn_deploy.errors import FBNError
+from fbn_deploy.targets._engines import EngineBuilder, EngineOptions
 from fbn_deploy.targets._protocol import LayerTime, Session, Target
 
-__all__ = ["LayerTime", "Session", "Target", "default_target", "ready_target", "targets"]
+__all__ = [
+    "EngineBuilder",
+    "EngineOptions",
+    "LayerTime",
+    "Session",
+    "Target",
+    "default_target",
+    "engine_builder",
+    "engine_targets",
+    "ready_target",
+    "targets",
+]
 
 
 def targets() -> list[Target]:
@@ -25,6 +37,25 @@ def ready_target(name: str) -> Target:
     others = [other.name for other in targets() if other.name != name and not other.missing()]
     instead = f", or pass --target {others[0]}." if others else "."
     raise FBNError(f"Target {name!r} is not ready: {reason.rstrip('.')}{instead}")
+
+
+def engine_targets() -> list[str]:
+    """Names of the targets that build engines."""
+    return [target.name for target in targets() if isinstance(target, EngineBuilder)]
+
+
+def engine_builder(name: str) -> EngineBuilder:
+    """The target ``name``, which builds engines here. Raises ``FBNError`` when it does not exist,
+    runs ONNX files itself, or cannot build on this machine."""
+    target = _target(name)
+    if not isinstance(target, EngineBuilder):
+        raise FBNError(
+            f"Target {name!r} runs ONNX files and builds no engines; those that do: "
+            f"{', '.join(engine_targets())}."
+        )
+    if reason := target.cannot_build():
+        raise FBNError(f"Target {name!r} builds no engines here: {reason.rstrip('.')}.")
+    return target
 
 
 def default_target() -> Target:

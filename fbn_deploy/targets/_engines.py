@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.targets._protocol import Target
 
 HARDWARE = ("this", "same-capability", "ampere-plus")
 MAX_OPTIMIZATION_LEVEL = 5
 Progress = Callable[[str], None]
 """Told what the builder is at, in its own words."""
+Check = Callable[[Path], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,16 @@ class EngineReport:
 
 
 @runtime_checkable
-class EngineBuilder(Protocol):
+class EngineBuilder(Target, Protocol):
     """A target that builds engines."""
 
     def cannot_build(self) -> str | None:
         """None when engines can be built here, be it without a GPU; else the reason and the
         command that mends it."""
+        ...
+
+    def engine_path(self, model: Path) -> Path:
+        """``model.<target>.engine`` beside ``model.onnx``."""
         ...
 
     def engine_from_onnx(
@@ -93,10 +99,13 @@ class EngineBuilder(Protocol):
         precision: str = "fp32",
         options: EngineOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
+        check: Check | None = None,
     ) -> EngineReport:
         """Builds ``destination`` and the JSON beside it, whole or not at all.
 
-        Raises ``FBNError`` for a model that the target cannot build, and when the builder fails
-        or dies; then nothing is changed.
+        ``check`` is handed the engine under a temporary name and may refuse it by raising; what
+        it returns is written into the story as ``verification``. Raises ``FBNError`` for a model
+        that the target cannot build, and when the builder fails or dies. Whatever is raised,
+        nothing is changed.
         """
         ...

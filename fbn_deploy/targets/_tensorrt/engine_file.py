@@ -8,12 +8,14 @@ first, and an engine that does not belong here, or is not whole, is refused with
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, replacing, write_json
+from fbn_deploy.targets._engines import Check
 
 SCHEMA = 1
 SUFFIX = ".engine"
@@ -42,22 +44,28 @@ def story_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".json")
 
 
-def save(engine: Path, plan: bytes, story: dict[str, Any]) -> dict[str, Any]:
+def save(
+    engine: Path, plan: bytes, story: dict[str, Any], check: Check | None = None
+) -> dict[str, Any]:
     """Writes both files, each whole or not at all, and returns the story as it was written.
 
-    Killed between the two, they do not match, and ``load`` says so.
+    ``check`` is asked before either has its name; what it returns is the story's
+    ``verification``. Killed between the two files, they do not match, and ``load`` says so.
     """
     whole = {"schema": SCHEMA, "bytes": len(plan), "sha256": sha256(plan), **story}
+    whole["verification"] = _checked(plan, whole, check) if check is not None else None
     with replacing(engine) as temporary:
         temporary.write_bytes(plan)
     write_json(story_path(engine), whole)
     return whole
 
 
-def remove(engine: Path) -> None:
-    """Removes an engine and its story, where there are any."""
-    for path in (story_path(engine), engine):
-        path.unlink(missing_ok=True)
+def _checked(plan: bytes, story: dict[str, Any], check: Check) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="fbn-engine-") as folder:
+        engine = Path(folder) / f"model{SUFFIX}"
+        engine.write_bytes(plan)
+        write_json(story_path(engine), story)
+        return check(engine)
 
 
 def story_of(engine: Path) -> dict[str, Any]:

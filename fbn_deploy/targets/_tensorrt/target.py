@@ -11,7 +11,13 @@ from typing import Any
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import cache_folder
 from fbn_deploy.targets import _cuda, _opening
-from fbn_deploy.targets._engines import DEFAULT_OPTIONS, EngineOptions, EngineReport, Progress
+from fbn_deploy.targets._engines import (
+    DEFAULT_OPTIONS,
+    Check,
+    EngineOptions,
+    EngineReport,
+    Progress,
+)
 from fbn_deploy.targets._tensorrt import device, engine_file
 from fbn_deploy.targets._tensorrt.builder import BuilderProcess, BuiltEngine
 from fbn_deploy.targets._tensorrt.building import CannotParseError
@@ -143,6 +149,7 @@ class TensorRtTarget:
         precision: str = "fp32",
         options: EngineOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
+        check: Check | None = None,
     ) -> EngineReport:
         _opening.check_request(self, model, batch=options.batch, threads=1, precision=precision)
         if problem := self.cannot_build():
@@ -163,7 +170,7 @@ class TensorRtTarget:
             "options": dataclasses.asdict(options),
             "build": built.story,
         }
-        return EngineReport(destination, engine_file.save(destination, built.plan, story))
+        return EngineReport(destination, engine_file.save(destination, built.plan, story, check))
 
     def _built(
         self, model: bytes | Path, options: EngineOptions, progress: Progress | None = None
