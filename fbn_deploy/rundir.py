@@ -92,6 +92,18 @@ class RunDir:
         """The comparison of ``model`` with the trained network."""
         return self.path / "verify.json"
 
+    def precision_model(self, precision: str) -> Path:
+        """The network in another precision than fp32."""
+        return self.path / f"model.{precision}.onnx"
+
+    def precision_verify(self, precision: str) -> Path:
+        """The comparison of ``precision_model`` with the trained network."""
+        return self.path / f"verify.{precision}.json"
+
+    def ranges(self, method: str) -> Path:
+        """The ranges of activations that one calibration method found."""
+        return self.path / f"calibration.{method}.json"
+
     @property
     def profile(self) -> Path:
         """Latency of the whole and by layer."""

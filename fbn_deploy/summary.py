@@ -47,3 +47,21 @@ def engine(story: dict[str, Any], path: Path) -> str:
         return f"{verified(story['verification'])}: {path}"
     why = "no GPU here" if story["device"] is None else "as asked"
     return f"{path}: built, not run: {why}"
+
+
+def precision(content: dict[str, Any], run: Path) -> str:
+    """A ``verify.<precision>.json``: the file, what it kept of the accuracy, and its speed."""
+    lines = [f"Verified model in {run / content['model']}"]
+    for result, speed in zip(content["results"], content["speed"], strict=True):
+        lines.append(
+            f"{result['target']}: top-1 {100 * result['accuracy_exported']:.2f} % "
+            f"(trained network {100 * result['accuracy_trained']:.2f} %), agreement "
+            f"{100 * result['top1_agreement']:.2f} %, {speed['latency_ms']:.3f} ms "
+            f"(fp32 {speed['fp32_latency_ms']:.3f} ms)"
+        )
+    if kept := content.get("kept_fp32"):
+        lines.append(f"In fp32: {', '.join(kept)}")
+    if errors := content.get("sensitivity"):
+        lines.append("Relative squared error of the outputs with one layer alone in int8:")
+        lines += [f"  {error:.2e}  {name}" for name, error in errors.items()]
+    return "\n".join(lines)

@@ -5,7 +5,7 @@ Nothing heavy is imported before it is needed: every call of ``fbn`` reads this 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.commands import _options as options
@@ -13,6 +13,7 @@ from fbn_deploy.errors import FBNError
 
 if TYPE_CHECKING:
     from fbn_deploy.pipeline.context import Given
+    from fbn_deploy.pipeline.precision import PrecisionSettings
     from fbn_deploy.pipeline.search import SearchSettings
     from fbn_deploy.targets import EngineBuilder, EngineOptions
 
@@ -171,3 +172,46 @@ class EngineBuildOptions:
             version_compatible=self.version_compatible,
             hardware=self.hardware,
         )
+
+
+@dataclass(frozen=True)
+class PrecisionOptions:
+    """The precision beside fp32 and how far it may fall behind."""
+
+    precision: options.Precision = None
+    max_drop: options.MaxDrop = 0.5
+    calibration: options.Calibration = "mse"
+    calibration_images: options.CalibrationImages = 500
+    calibration_batch: options.CalibrationBatch = 8
+    keep_fp32: options.KeepFp32 = None
+    equalize: options.Equalize = False
+    analyze: options.Analyze = False
+
+    def settings(self) -> PrecisionSettings | None:
+        """None for fp32; all mistakes in one ``FBNError``."""
+        from fbn_deploy.pipeline.precision import PrecisionSettings
+
+        if self.precision in (None, "fp32"):
+            _refuse_idle(self)
+            return None
+        return PrecisionSettings(
+            str(self.precision),
+            max_drop=self.max_drop,
+            calibration=self.calibration,
+            calibration_images=self.calibration_images,
+            calibration_batch=self.calibration_batch,
+            keep_fp32=tuple(self.keep_fp32 or ()),
+            equalize=self.equalize,
+            analyze=self.analyze,
+        ).checked()
+
+
+def _refuse_idle(said: PrecisionOptions) -> None:
+    """``FBNError`` for options that fp32 would pass over in silence."""
+    idle = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(said)
+        if field.name != "precision" and getattr(said, field.name) != field.default
+    ]
+    if idle:
+        raise FBNError(f"{', '.join(idle)}: only with --precision fp16, bf16 or int8.")

@@ -166,3 +166,25 @@ MinAccuracy = Annotated[
 Plots = Annotated[
     Path | None, typer.Option("--plots", help="Directory for plots; needs matplotlib.")
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option("--precision", help="fp16, bf16 or int8, beside fp32.", show_default="fp32 only"),
+]
+Calibration = Annotated[
+    str, typer.Option("--calibration", help="int8 ranges: mse, minmax, percentile or entropy.")
+]
+CalibrationImages = Annotated[
+    int, typer.Option("--calibration-images", help="Training images that calibrate int8.")
+]
+CalibrationBatch = Annotated[
+    int, typer.Option("--calibration-batch", help="Images calibrated at a time.")
+]
+MaxDrop = Annotated[
+    float, typer.Option("--max-drop", help="Points of top-1 accuracy that may be lost.")
+]
+KeepFp32 = Annotated[
+    list[str] | None,
+    typer.Option("--keep-fp32", help="A layer, module or pattern that int8 leaves; repeats."),
+]
+Equalize = Annotated[bool, typer.Option("--equalize", help="Equalise channel ranges before int8.")]
+Analyze = Annotated[bool, typer.Option("--analyze", help="Which layers int8 costs most.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fbn_deploy import summary
 from fbn_deploy.commands._flat import flat
-from fbn_deploy.commands._groups import RunOptions, SearchOptions
+from fbn_deploy.commands._groups import PrecisionOptions, RunOptions, SearchOptions
 from fbn_deploy.commands._options import (
     Json,
     KeepFairBn,
@@ -20,6 +20,7 @@ from fbn_deploy.commands._shared import opened, show
 def command(
     searched: SearchOptions,
     about: RunOptions,
+    lower: PrecisionOptions,
     recipe: RecipeName = "quick",
     retrain_epochs: RetrainEpochs = None,
     retrain_batch: RetrainBatch = None,
@@ -33,7 +34,7 @@ def command(
     from fbn_deploy.retrain.recipes import recipe as recipe_named
     from fbn_deploy.retrain.training import RetrainSettings
 
-    settings = searched.settings()
+    settings, precision = searched.settings(), lower.settings()
     changes = {
         "epochs": retrain_epochs,
         "batch_size": retrain_batch,
@@ -42,7 +43,7 @@ def command(
     }
     chosen = recipe_named(recipe, changes)
     context = opened(about.run, about.given(), quiet=json_output)
-    done = deploy(context, settings, RetrainSettings(chosen, seed=context.seed))
+    done = deploy(context, settings, RetrainSettings(chosen, seed=context.seed), precision)
     if json_output:
         result = {
             "run": str(context.run.path),
@@ -50,6 +51,7 @@ def command(
             "training": done.training,
             "verification": done.verification,
             "profile": done.profile.as_json(),
+            "precision": done.precision,
         }
         return show(True, result, "")
     for part in (
@@ -61,3 +63,5 @@ def command(
         f"Latency of {context.run.model}: {done.profile.record.value_ms:.3f} ms",
     ):
         show(False, None, part)
+    if done.precision is not None:
+        show(False, None, summary.precision(done.precision, context.run.path))

@@ -8,11 +8,12 @@ from typing import Any
 from fbn_deploy.latency.profile import NetworkProfile
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.export import export_subnet
+from fbn_deploy.pipeline.precision import PrecisionSettings, export_precision
 from fbn_deploy.pipeline.profile import profile
 from fbn_deploy.pipeline.retrain import retrained_subnet
 from fbn_deploy.pipeline.search import SearchSettings, search
 from fbn_deploy.retrain.training import RetrainSettings
-from fbn_deploy.targets import Target, ready_target
+from fbn_deploy.targets import Target, ready_target, targets
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,37 @@ class Deployed:
     training: dict[str, Any]
     verification: dict[str, Any]
     profile: NetworkProfile
+    precision: dict[str, Any] | None
+    """The verification of the file in another precision, where one was asked."""
 
 
 def deploy(
-    context: Context, search_settings: SearchSettings, retrain_settings: RetrainSettings
+    context: Context,
+    search_settings: SearchSettings,
+    retrain_settings: RetrainSettings,
+    precision_settings: PrecisionSettings | None = None,
 ) -> Deployed:
     """Search, retrain, export, verify, profile; every stage that is done already is kept."""
     found = search(context, search_settings)
     network, training = retrained_subnet(context, retrain_settings)
     verification = export_subnet(context, network, verification_targets(found))
-    return Deployed(found, training, verification, profile(context.run.path))
+    lower = None
+    if precision_settings is not None:
+        targets = precision_targets(found, precision_settings.precision)
+        lower = export_precision(context, network, precision_settings, targets)
+    return Deployed(found, training, verification, profile(context.run.path), lower)
+
+
+def precision_targets(found: dict[str, Any], precision: str) -> list[Target]:
+    """The targets of the budgets that run ``precision``; where none does, every ready one."""
+    named = [budget["target"] for budget in found["budgets"] if budget["target"]]
+    asked = [ready_target(name) for name in dict.fromkeys(named)]
+    able = [target for target in asked if precision in target.precisions]
+    return able or [
+        target
+        for target in targets()
+        if precision in target.precisions and target.missing() is None
+    ]
 
 
 def verification_targets(found: dict[str, Any]) -> list[Target]:

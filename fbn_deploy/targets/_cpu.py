@@ -23,6 +23,15 @@ def device_name() -> str:
     return f"{name} ({detail}{os.cpu_count()} cores)"
 
 
+@functools.cache
+def int8_weight_levels() -> int:
+    """127 where the processor sums int8 products in 32 bits (VNNI, AMX; Arm), else 63: x86 without
+    VNNI adds them in pairs into saturating 16-bit numbers (vpmaddubsw), and 2 · 255 · 63 fits."""
+    flags = set(_cpuinfo().get("flags", "").split())
+    x86 = platform.machine().lower() in ("x86_64", "amd64", "i686")
+    return 63 if x86 and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"} else 127
+
+
 def power_state() -> str:
     """``governor=…`` and turbo, where the kernel says; empty in most virtual machines."""
     parts = []

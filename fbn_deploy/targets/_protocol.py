@@ -96,6 +96,12 @@ class Target(Protocol):
         ...
 
     @property
+    def int8_weight_levels(self) -> int:
+        """The largest integer weight whose products do not saturate: 127, or 63 where the
+        processor sums byte products in 16 bits."""
+        ...
+
+    @property
     def settings(self) -> dict[str, str]:
         """Runtime settings that influence latency; part of every record's conditions."""
         ...

@@ -13,8 +13,12 @@ class OnnxRuntimeCpu:
     name = "onnxruntime-cpu"
     description = "ONNX Runtime on this machine's CPU"
     preference = 50
-    precisions = ("fp32", "int8")
+    precisions = ("fp32", "fp16", "int8")
     settings = _onnxruntime.SETTINGS
+
+    @property
+    def int8_weight_levels(self) -> int:
+        return _cpu.int8_weight_levels()
 
     def missing(self) -> str | None:
         return _onnxruntime.import_problem()

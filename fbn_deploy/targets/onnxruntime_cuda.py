@@ -25,6 +25,7 @@ class OnnxRuntimeCuda:
     description = "ONNX Runtime on an NVIDIA GPU"
     preference = 30
     precisions = ("fp32", "fp16", "int8")
+    int8_weight_levels = 127
     settings = _onnxruntime.SETTINGS | {"tf32": "off", "conv_algorithm": "exhaustive"}
 
     def missing(self) -> str | None:

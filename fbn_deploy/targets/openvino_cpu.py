@@ -15,7 +15,7 @@ from fbn_deploy.targets._protocol import LayerTime
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+_HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 _SUFFIX = "/WithoutBiases"  # OpenVINO splits a convolution's bias off and renames the rest
 _PROFILE_WARMUP = 5
 
@@ -137,12 +137,16 @@ class OpenVinoCpu:
     name = "openvino-cpu"
     description = "OpenVINO on this machine's CPU"
     preference = 60
-    precisions = ("fp32", "bf16", "int8")
+    precisions = ("fp32", "fp16", "bf16", "int8")
     settings: dict[str, str] = {  # noqa: RUF012
         "performance_hint": "latency",
         "streams": "1",
         "pinning": "off",
     }
+
+    @property
+    def int8_weight_levels(self) -> int:
+        return _cpu.int8_weight_levels()
 
     def missing(self) -> str | None:
         mend = 'Install it with pip install "fbn-deploy[openvino]"'

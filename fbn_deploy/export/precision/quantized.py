@@ -32,14 +32,18 @@ def quantized_int8(
     ranges: Ranges,
     *,
     keep_fp32: Sequence[str] = (),
-    weights_by_mse: bool = True,
+    weights_by_mse: bool = False,
     correct_bias: bool = True,
+    weight_levels: int = weights.LEVELS,
 ) -> ir.Model:
     """``model``, which is not modified, with Q/DQ pairs at ``placement.uses`` and INT8 weights.
 
     ``ranges`` holds the tensors that ``placement.activations`` names. ``keep_fp32`` names nodes or
-    modules that stay as they are. Raises ``FBNError`` for names that match nothing, ranges that
-    lack a tensor, an opset below 13, and a model that has nothing to quantise.
+    modules that stay as they are. ``weight_levels`` is the largest integer weight; see
+    ``weights`` for processors that need less than 127.
+
+    Raises ``FBNError`` for names that match nothing, ranges that lack a tensor, an opset below 13,
+    and a model that has nothing to quantise.
     """
     if model.opset_imports.get("", 0) < OPSET:
         raise FBNError(f"INT8 needs opset {OPSET}; convert the model with onnx.version_converter.")
@@ -59,7 +63,15 @@ def quantized_int8(
     for use, source in zip(found, sources, strict=True):
         pairs.quantize(use, source)
     for node in layers:
-        _quantize_weight(result.graph, node, means[node] if correct_bias else None, weights_by_mse)
+        weight, value = _weight(node)
+        axis = _axis(node)
+        scales = weights.channel_scales(weight, axis, weights_by_mse, weight_levels)
+        integers = weights.quantized(weight, scales, axis, weight_levels)
+        _store(result.graph, node, value, integers, scales, axis)
+        seen = means[node]
+        if correct_bias and seen is not None:
+            error = weights.restored(integers, scales, axis) - weight
+            _add_to_bias(result.graph, node, -_response(node, error, seen))
     return result
 
 
@@ -115,29 +127,29 @@ def _means(node: ir.Node, ranges: Ranges) -> Floats | None:
     return np.array(found, np.float32)
 
 
-def _quantize_weight(graph: ir.Graph, node: ir.Node, means: Floats | None, by_mse: bool) -> None:
-    """Puts INT8 weights with a DequantizeLinear before ``node``, and corrects its bias."""
-    weight, value = _weight(node)
-    axis = _axis(node)
-    scales = weights.channel_scales(weight, axis, by_mse)
-    quantized = weights.quantized(weight, scales, axis)
-    name = value.name or node.name
+def _store(
+    graph: ir.Graph,
+    node: ir.Node,
+    weight: ir.Value,
+    integers: npt.NDArray[np.int8],
+    scales: Floats,
+    axis: int,
+) -> None:
+    """Puts INT8 weights with a DequantizeLinear in the place of ``weight``."""
+    name = weight.name or node.name
     dq = _node(
         "DequantizeLinear",
-        _initializer(graph, f"{name}_quantized", quantized),
+        _initializer(graph, f"{name}_quantized", integers),
         _initializer(graph, f"{name}_scale", scales),
         _initializer(graph, f"{name}_zero_point", np.zeros(len(scales), np.int8)),
         f"{name}_dequantized",
         axis=axis,
     )
     dq.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
-    dq.outputs[0].shape = ir.Shape(weight.shape)
+    dq.outputs[0].shape = ir.Shape(integers.shape)
     graph.insert_before(node, dq)
     node.replace_input_with(1, dq.outputs[0])
-    _drop_unread(graph, value)
-    if means is not None:
-        error = weights.restored(quantized, scales, axis) - weight
-        _add_to_bias(graph, node, -_response(node, error, means))
+    _drop_unread(graph, weight)
 
 
 def _response(node: ir.Node, weight: Floats, x: Floats) -> Floats:

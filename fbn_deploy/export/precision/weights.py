@@ -1,11 +1,16 @@
-"""INT8 weights: one scale a channel, symmetric, so that w ≈ scale · q with q in −127 … 127."""
+"""INT8 weights: one scale a channel, symmetric, so that w ≈ scale · q with |q| ≤ ``levels``.
+
+``levels`` is 127, or 63 for processors that multiply bytes in pairs into saturating 16-bit sums
+(x86 without VNNI: vpmaddubsw). 2 · 255 · 63 = 32,130 fits there, 2 · 255 · 127 = 64,770 does not,
+and what is cut off costs whole points of accuracy; NNCF calls this the overflow fix.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-LEVELS = 127
+LEVELS, LEVELS_WITHOUT_VNNI = 127, 63
 SHRINKS = np.linspace(0.5, 1.0, 51)
 """Candidates for a channel's range as parts of its largest weight; below 0.5 none was ever best."""
 
@@ -13,23 +18,25 @@ Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.int8]
 
 
-def channel_scales(weight: Floats, axis: int, by_mse: bool) -> Floats:
-    """One scale for each channel along ``axis``: max |w| / 127, or with ``by_mse`` the scale whose
-    quantised weights are nearest in squared error."""
+def channel_scales(weight: Floats, axis: int, by_mse: bool, levels: int = LEVELS) -> Floats:
+    """One scale for each channel along ``axis``: max |w| / levels, or with ``by_mse`` the
+    scale whose quantised weights are nearest in squared error."""
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1).astype(np.float64)
     largest = np.abs(rows).max(axis=1)
-    scales = np.where(largest > 0, largest, 1.0) / LEVELS
+    scales = np.where(largest > 0, largest, 1.0) / levels
     if by_mse:
         tried = SHRINKS[:, None] * scales
-        errors = np.stack([((rows - _rounded(rows, s[:, None])) ** 2).sum(axis=1) for s in tried])
+        errors = np.stack(
+            [((rows - _rounded(rows, s[:, None], levels)) ** 2).sum(axis=1) for s in tried]
+        )
         scales = tried[errors.argmin(axis=0), np.arange(len(rows))]
     return scales.astype(np.float32)
 
 
-def quantized(weight: Floats, scales: Floats, axis: int) -> Bytes:
+def quantized(weight: Floats, scales: Floats, axis: int, levels: int = LEVELS) -> Bytes:
     """The weights in units of their channel's scale."""
     steps = np.rint(weight / _along(scales, weight.ndim, axis))
-    found: Bytes = np.clip(steps, -LEVELS, LEVELS).astype(np.int8)
+    found: Bytes = np.clip(steps, -levels, levels).astype(np.int8)
     return found
 
 
@@ -39,9 +46,9 @@ def restored(weight: Bytes, scales: Floats, axis: int) -> Floats:
 
 
 def _rounded(
-    rows: npt.NDArray[np.float64], scales: npt.NDArray[np.float64]
+    rows: npt.NDArray[np.float64], scales: npt.NDArray[np.float64], levels: int
 ) -> npt.NDArray[np.float64]:
-    return np.clip(np.rint(rows / scales), -LEVELS, LEVELS) * scales
+    return np.clip(np.rint(rows / scales), -levels, levels) * scales
 
 
 def _along(scales: Floats, rank: int, axis: int) -> Floats:

@@ -35,6 +35,7 @@ class TensorRtTarget:
     description: str
     preference: int
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
+    int8_weight_levels: int = 127
     settings: dict[str, str] = field(
         default_factory=lambda: {
             "tf32": "off",

@@ -1,0 +1,64 @@
+"""Which layers INT8 costs most: each is quantised alone, the rest stays fp32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from fbn_deploy.export.precision.placement import kept_nodes, quantizable
+from fbn_deploy.export.precision.quantized import quantized_int8
+from fbn_deploy.export.ranges import Ranges
+from fbn_deploy.progress import Reporter
+
+Floats = npt.NDArray[np.float32]
+
+
+def sensitivity(
+    model: ir.Model,
+    ranges: Ranges,
+    batches: Sequence[Floats],
+    *,
+    keep_fp32: Sequence[str] = (),
+    reporter: Reporter,
+) -> dict[str, float]:
+    """Name of a layer → Σ (y_q − y)² / Σ y² of the network's outputs with only that layer in INT8,
+    the most sensitive layer first.
+
+    Q/DQ pairs are computed in float32, as they are defined, so that no kernel's own rounding is
+    taken for a layer's. Layers of ``keep_fp32`` are left out.
+    """
+    kept = {node.name for node in kept_nodes(model.graph, keep_fp32)}
+    names = [name for name in quantizable(model) if name not in kept]
+    expected = _outputs(model, batches)
+    power = float((expected.astype(np.float64) ** 2).sum()) or 1.0
+    errors: dict[str, float] = {}
+    with reporter.task("Sensitivity", len(names), "layers") as task:
+        for number, name in enumerate(names):
+            others = [other for other in quantizable(model) if other != name]
+            alone = quantized_int8(model, ranges, keep_fp32=others)
+            found = _outputs(alone, batches)
+            errors[name] = float(((found - expected).astype(np.float64) ** 2).sum()) / power
+            task.update(number + 1)
+    return dict(sorted(errors.items(), key=lambda item: -item[1]))
+
+
+def _outputs(model: ir.Model, batches: Sequence[Floats]) -> Floats:
+    session = simulation(ir.to_proto(model).SerializeToString())
+    feed = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {feed: images})[0] for images in batches])
+
+
+def simulation(model: bytes) -> Any:
+    """An ONNX Runtime session that computes Q/DQ pairs as written instead of fusing them into
+    integer kernels, whose intermediate sums saturate on CPUs without VNNI."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

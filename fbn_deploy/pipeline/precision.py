@@ -1,0 +1,288 @@
+"""The stage that ends with the network in fp16, bf16 or int8, held against the trained network.
+
+The file takes its name only after the accuracy gate on held-out images: a top-1 drop of more than
+``max_drop`` points on any target is refused, for int8 after the most sensitive layers were left
+in fp32, up to half of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import torch
+from torch import nn
+
+from fbn_deploy.data import ImageData, sample_indices
+from fbn_deploy.errors import FBNError, unknown
+from fbn_deploy.export import estimators
+from fbn_deploy.export.calibration import calibrated
+from fbn_deploy.export.folding import FLOAT16_LIMIT, fold_affine
+from fbn_deploy.export.graph import onnx_from_module
+from fbn_deploy.export.precision import (
+    activations,
+    quantizable,
+    quantized_int8,
+    typed_bf16,
+    typed_fp16,
+)
+from fbn_deploy.export.precision.sensitivity import sensitivity
+from fbn_deploy.export.ranges import Ranges, model_hash
+from fbn_deploy.export.verification import Verification, verify
+from fbn_deploy.files import replacing, write_json
+from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.pipeline.context import Context
+from fbn_deploy.targets import Target
+
+SCHEMA = 1
+PRECISIONS = ("fp16", "bf16", "int8")
+MIN_AGREEMENT = 0.99  # of top-1 predictions in 16 bits
+ANALYSED_IMAGES = 64
+ANALYSED_BATCH = 16
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PrecisionSettings:
+    """What to write and how far it may fall behind. The rest is about int8 only."""
+
+    precision: str
+    max_drop: float = 0.5
+    """Points of top-1 accuracy, 0 … 100, that may be lost on the test images."""
+    calibration: str = estimators.DEFAULT
+    calibration_images: int = 500
+    calibration_batch: int = 8
+    keep_fp32: tuple[str, ...] = ()
+    equalize: bool = False
+    analyze: bool = False
+
+    def checked(self) -> PrecisionSettings:
+        """Itself. Raises one ``FBNError`` for everything that is wrong."""
+        mistakes = []
+        if self.precision not in PRECISIONS:
+            mistakes.append(str(unknown("precision", self.precision, PRECISIONS)))
+        if not 0 <= self.max_drop <= 100:
+            mistakes.append(f"--max-drop is 0 to 100 points of accuracy, not {self.max_drop:g}.")
+        if self.calibration_batch < 1:
+            mistakes.append(f"--calibration-batch is at least 1, not {self.calibration_batch}.")
+        try:
+            estimators.estimator(self.calibration)
+        except FBNError as error:
+            mistakes.append(str(error))
+        if mistakes:
+            raise FBNError("\n".join(mistakes))
+        return self
+
+
+def export_precision(
+    context: Context,
+    network: nn.Module,
+    settings: PrecisionSettings,
+    targets: Sequence[Target],
+) -> dict[str, Any]:
+    """Writes ``model.<precision>.onnx`` and ``verify.<precision>.json``; the latter's content.
+
+    ``targets`` that do not run the precision are left out. Raises ``FBNError`` when none is left,
+    or when the gate does not pass; then there is no file under the model's name that was not
+    there before.
+    """
+    settings.checked()
+    able = [target for target in targets if settings.precision in target.precisions]
+    if not able:
+        raise FBNError(
+            f"No target here runs {settings.precision} ({', '.join(t.name for t in targets)} were "
+            "asked), so nothing could be verified. Pass a --target that does; fbn targets lists "
+            "them."
+        )
+    model = _folded(context, network, settings)
+    gate = _Gate(context, network, settings, able)
+    if settings.precision == "int8":
+        return gate.int8(model)
+    typed = typed_fp16(model) if settings.precision == "fp16" else typed_bf16(model)
+    return gate.written(typed, model, {})
+
+
+def _folded(context: Context, network: nn.Module, settings: PrecisionSettings) -> ir.Model:
+    """The network in fp32 without BatchNorms, its gauge chosen for the precision."""
+    context.reporter.say("Exporting to ONNX and folding BatchNorms away")
+    exported = onnx_from_module(network, context.definition.resolution)
+    limit = FLOAT16_LIMIT if settings.precision == "fp16" else None
+    return fold_affine(exported, equalize=settings.equalize, gauge_limit=limit)[0]
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """Tries graphs on the targets and keeps one that passes."""
+
+    context: Context
+    network: nn.Module
+    settings: PrecisionSettings
+    targets: Sequence[Target]
+
+    def int8(self, model: ir.Model) -> dict[str, Any]:
+        """The most that passes: all layers, or all but the 1, 2, 4, … most sensitive ones."""
+        settings = self.settings
+        ranges = stored_ranges(self.context, model, settings)
+        levels = min(target.int8_weight_levels for target in self.targets)
+        about: dict[str, Any] = {"calibration": _about(ranges), "weight_levels": levels}
+        order: list[str] = []
+        if settings.analyze:
+            order = self._analyse(model, ranges, about)
+        kept, more = list(settings.keep_fp32), 1
+        while True:
+            quantized = quantized_int8(model, ranges, keep_fp32=kept, weight_levels=levels)
+            about["kept_fp32"] = kept
+            try:
+                return self.written(quantized, model, about)
+            except _Refused as refused:
+                order = order or self._analyse(model, ranges, about)
+                if more > len(quantizable(model)) / 2 or more >= len(order):
+                    raise FBNError(
+                        f"{refused} Even with the {len(kept)} most sensitive layers in fp32. "
+                        "Try another --calibration, --equalize, or a larger --max-drop."
+                    ) from None
+                self.context.reporter.say(
+                    f"{refused} Trying again with the {more} most sensitive layers in fp32."
+                )
+                kept = [*settings.keep_fp32, *order[:more]]
+                more *= 2
+
+    def _analyse(self, model: ir.Model, ranges: Ranges, about: dict[str, Any]) -> list[str]:
+        data = self.context.data
+        rows = sample_indices(data.validation.labels, ANALYSED_IMAGES, self.context.seed)
+        batches = [
+            _pixels(data, data.validation.batch(part)) for part in torch.split(rows, ANALYSED_BATCH)
+        ]
+        about["sensitivity"] = sensitivity(
+            model,
+            ranges,
+            batches,
+            keep_fp32=self.settings.keep_fp32,
+            reporter=self.context.reporter,
+        )
+        return list(about["sensitivity"])
+
+    def written(self, model: ir.Model, fp32: ir.Model, about: dict[str, Any]) -> dict[str, Any]:
+        """``model`` under its name, if it passes; the content of its verification."""
+        run, settings, reporter = self.context.run, self.settings, self.context.reporter
+        path = run.precision_model(settings.precision)
+        with replacing(path) as temporary:
+            ir.save(model, temporary)
+            results = [self._verified(temporary, target) for target in self.targets]
+            for result in results:
+                reporter.say(("Verified on " if self._passes(result) else "Over the limit on ")
+                             + result.text())  # fmt: skip
+            if failed := [result for result in results if not self._passes(result)]:
+                raise _Refused(self._refusal(path, failed))
+        speed = [_speed(path, fp32, settings.precision, target) for target in self.targets]
+        for each in speed:
+            if each["latency_ms"] > each["fp32_latency_ms"]:
+                reporter.say(_slower(settings.precision, each))
+        content = {
+            "schema": SCHEMA,
+            "model": path.name,
+            "precision": settings.precision,
+            "max_drop": settings.max_drop,
+            **about,
+            "results": [{**result.as_json(), "passed": True} for result in results],
+            "speed": speed,
+        }
+        write_json(run.precision_verify(settings.precision), content)
+        return content
+
+    def _verified(self, path: Path, target: Target) -> Verification:
+        data = self.context.data
+        return verify(
+            path, self.network, data, data.test, target, precision=self.settings.precision
+        )
+
+    def _passes(self, result: Verification) -> bool:
+        drop = 100 * (result.accuracy_trained - result.accuracy_exported)
+        near = result.top1_agreement >= MIN_AGREEMENT or self.settings.precision == "int8"
+        return near and drop <= self.settings.max_drop + 1e-9
+
+    def _refusal(self, path: Path, failed: Sequence[Verification]) -> str:
+        return (
+            f"{path} was not written: a top-1 drop of at most {self.settings.max_drop:g} points "
+            f"is allowed (--max-drop); {'; '.join(result.text() for result in failed)}."
+        )
+
+
+class _Refused(FBNError):
+    """The gate did not pass."""
+
+
+def stored_ranges(context: Context, model: ir.Model, settings: PrecisionSettings) -> Ranges:
+    """The run's ranges if they are of this model, these images and this method, else new ones."""
+    data = context.data
+    split = data.train
+    count = min(settings.calibration_images, len(split))
+    if count < settings.calibration_images:
+        context.reporter.say(
+            f"Calibrating with all {count} training images; "
+            f"{settings.calibration_images} were asked."
+        )
+    rows = sample_indices(split.labels, count, context.seed)
+    said = [data.fingerprint, data.resolution, data.mean, data.std, split.rows[rows].tolist()]
+    data_hash = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    path = context.run.ranges(settings.calibration)
+    tensors = activations(model, settings.keep_fp32)
+    if path.exists():
+        stored = Ranges.load(path)
+        same = stored.is_of(model_hash(model), data_hash, settings.calibration)
+        if same and stored.amax.keys() >= set(tensors):
+            context.reporter.say(f"Ranges of {path}, calibrated before")
+            return stored
+
+    def batches() -> Iterator[Floats]:
+        for part in torch.split(rows, settings.calibration_batch):
+            yield _pixels(data, split.batch(part))
+
+    found = calibrated(
+        model,
+        tensors,
+        batches(),
+        [estimators.estimator(settings.calibration)],
+        count=count,
+        data_hash=data_hash,
+        reporter=context.reporter,
+    )[settings.calibration]
+    found.save(path)
+    return found
+
+
+def _pixels(data: ImageData, images: torch.Tensor) -> Floats:
+    """Normalised images as ONNX Runtime takes them: (B, 3, R, R) in rows."""
+    found: Floats = data.normalize(images).contiguous().numpy()
+    return found
+
+
+def _about(ranges: Ranges) -> dict[str, Any]:
+    return {
+        "method": ranges.method,
+        "images": ranges.count,
+        "model_hash": ranges.model_hash,
+        "data_hash": ranges.data_hash,
+    }
+
+
+def _speed(path: Path, fp32: ir.Model, precision: str, target: Target) -> dict[str, Any]:
+    """Latency of both on one target, batch 1, one thread, one after the other."""
+    before = LatencyMeter(target).measure(fp32).value_ms
+    after = LatencyMeter(target, precision=precision).measure(path).value_ms
+    return {"target": target.name, "latency_ms": after, "fp32_latency_ms": before}
+
+
+def _slower(precision: str, speed: dict[str, Any]) -> str:
+    return (
+        f"Warning: on {speed['target']} {precision} is slower than fp32 here: "
+        f"{speed['latency_ms']:.3f} ms against {speed['fp32_latency_ms']:.3f} ms."
+    )

@@ -1,0 +1,209 @@
+"""``fbn export --precision``: gated on real images, and nothing left behind when it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import pytest
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.export.precision import sensitivity as sensitivities
+from fbn_deploy.pipeline import precision as stage
+from fbn_deploy.pipeline.context import Context, Given, open_run
+from fbn_deploy.pipeline.precision import PrecisionSettings, export_precision
+from fbn_deploy.pipeline.retrain import load_subnet
+from fbn_deploy.progress import Silent
+from fbn_deploy.targets import Target, _cpu, ready_target
+
+TINY = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resolution", "8"]
+QUICK = ["--epochs", "0", "--candidates", "2", "--probe-size", "16", "--probe-batches", "2"]
+INT8 = PrecisionSettings("int8", max_drop=5.0, calibration_images=64)
+
+
+def fbn(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fbn_deploy", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "run"
+    done = fbn("deploy", *TINY, *QUICK, "--flops-budget", "2M", "--retrain-epochs", "3", "--run",
+               str(path), "--precision", "int8", "--calibration-images", "64", "--max-drop", "5",
+               "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    content = json.loads(done.stdout)["precision"]
+    assert content["precision"] == "int8"
+    assert content == json.loads((path / "verify.int8.json").read_text())
+    return path
+
+
+@pytest.fixture(scope="module")
+def folded(run: Path) -> ir.Model:
+    context = open_run(run, Given(), Silent(), create=False)
+    return stage._folded(context, load_subnet(context)[0], INT8)
+
+
+@pytest.fixture
+def context(run: Path, folded: ir.Model, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """The run, exported and folded once; nothing is timed."""
+    still = {"target": "onnxruntime-cpu", "latency_ms": 1.0, "fp32_latency_ms": 2.0}
+    monkeypatch.setattr(stage, "_folded", lambda *arguments: folded)
+    monkeypatch.setattr(stage, "_speed", lambda *arguments: still)
+    return open_run(run, Given(), Silent(), create=False)
+
+
+def exported(
+    context: Context, settings: PrecisionSettings, targets: list[Target] | None = None
+) -> dict[str, Any]:
+    network, _ = load_subnet(context)
+    return export_precision(
+        context, network, settings, targets or [ready_target("onnxruntime-cpu")]
+    )
+
+
+def test_deploy_leaves_a_verified_int8_model_with_its_ranges(run: Path) -> None:
+    verified = json.loads((run / "verify.int8.json").read_text())
+    for result in verified["results"]:
+        assert result["accuracy_trained"] - result["accuracy_exported"] <= 0.05
+    ops = [node.op_type for node in onnx.load(run / "model.int8.onnx").graph.node]
+    assert ops.count("QuantizeLinear") > 10
+    ranges = json.loads((run / "calibration.mse.json").read_text())
+    assert ranges["count"] == 64
+    assert ranges["data_hash"] == verified["calibration"]["data_hash"]
+
+
+def test_int8_weights_fit_the_processor(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    for levels in (63, 127):
+        monkeypatch.setattr(_cpu, "int8_weight_levels", lambda levels=levels: levels)
+        assert exported(context, INT8)["weight_levels"] == levels
+        model = onnx.load(context.run.precision_model("int8"))
+        weights = [
+            onnx.numpy_helper.to_array(tensor)
+            for tensor in model.graph.initializer
+            if tensor.name.endswith("weight_quantized")
+        ]
+        assert max(abs(int(weight.min())) for weight in weights) == levels
+
+
+def test_ranges_are_reused_only_for_the_same_model_and_images(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    calibrate = stage.calibrated
+
+    def counting(*arguments: Any, **named: Any) -> Any:
+        calls.append(named["count"])
+        return calibrate(*arguments, **named)
+
+    monkeypatch.setattr(stage, "calibrated", counting)
+    exported(context, dataclasses.replace(INT8, calibration_images=32))
+    exported(context, dataclasses.replace(INT8, calibration_images=32))
+    exported(context, dataclasses.replace(INT8, calibration_images=40))
+    assert calls == [32, 40]
+
+
+def test_what_fails_the_gate_is_not_left_behind_and_the_old_file_stays(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(context, INT8)
+    before = context.run.precision_model("int8").read_bytes()
+    monkeypatch.setattr(
+        stage, "typed_fp16", lambda model: stage.quantized_int8(model, _absurd(context))
+    )
+    with pytest.raises(FBNError, match=r"model.fp16.onnx was not written: a top-1 drop of at most"):
+        exported(context, PrecisionSettings("fp16"))
+    names = {path.name for path in context.run.path.iterdir()}
+    assert "model.fp16.onnx" not in names
+    assert "verify.fp16.json" not in names
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert context.run.precision_model("int8").read_bytes() == before
+
+
+def test_the_most_sensitive_layers_stay_fp32_until_the_gate_passes(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absurd = _absurd(context, only="images")  # what the stem reads is clipped to nothing
+    monkeypatch.setattr(stage, "stored_ranges", lambda *arguments: absurd)
+    content = exported(context, INT8)
+    assert content["kept_fp32"] == ["stem.0/Conv"]
+    assert next(iter(content["sensitivity"])) == "stem.0/Conv"
+    hopeless = _absurd(context)
+    monkeypatch.setattr(stage, "stored_ranges", lambda *arguments: hopeless)
+    with pytest.raises(FBNError, match=r"Even with the .* most sensitive layers in fp32"):
+        exported(context, INT8)
+
+
+def test_layers_named_by_the_user_stay_fp32(context: Context) -> None:
+    kept = ("stem", "classifier")
+    content = exported(context, dataclasses.replace(INT8, keep_fp32=kept, analyze=True))
+    assert content["kept_fp32"] == list(kept)
+    assert "classifier/Gemm" not in content["sensitivity"]
+    values = list(content["sensitivity"].values())
+    assert values == sorted(values, reverse=True)
+
+
+def test_the_simulation_computes_pairs_as_written(context: Context) -> None:
+    exported(context, INT8)
+    session = sensitivities.simulation(context.run.precision_model("int8").read_bytes())
+    assert [output.name for output in session.get_outputs()] == ["logits"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"calibration_images": 3}, "it needs at least 8"),
+        ({"keep_fp32": ("stemm",)}, "No layer that INT8 could run called 'stemm'"),
+    ],
+)
+def test_wrong_calibration_changes_nothing(
+    context: Context, changes: dict[str, Any], said: str
+) -> None:
+    before = sorted(path.name for path in context.run.path.iterdir())
+    with pytest.raises(FBNError, match=said):
+        exported(context, dataclasses.replace(INT8, **changes))
+    assert sorted(path.name for path in context.run.path.iterdir()) == before
+
+
+def test_a_precision_that_no_target_runs_is_refused(context: Context) -> None:
+    with pytest.raises(FBNError, match=r"No target here runs bf16 \(onnxruntime-cpu were asked\)"):
+        exported(context, PrecisionSettings("bf16"))
+
+
+def test_every_mistake_of_the_settings_is_in_one_message() -> None:
+    with pytest.raises(FBNError) as caught:
+        PrecisionSettings("int4", max_drop=-1, calibration="kl", calibration_batch=0).checked()
+    for part in ("No precision 'int4'", "--max-drop", "No calibration method 'kl'", "at least 1"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--precision", "int4"], "No precision 'int4'; there are: bf16, fp16, int8"),
+        (["--max-drop", "1"], "--max-drop: only with --precision"),
+    ],
+)
+def test_wrong_options_get_one_message_and_exit_code_2(
+    run: Path, arguments: list[str], said: str
+) -> None:
+    done = fbn("export", str(run), *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def _absurd(context: Context, only: str = "") -> Any:
+    """Ranges a thousand times too small; of the tensor ``only``, where it is given."""
+    network, _ = load_subnet(context)
+    model = stage._folded(context, network, INT8)
+    found = stage.stored_ranges(context, model, INT8)
+    small = {name: amax / 1000 if only in ("", name) else amax for name, amax in found.amax.items()}
+    return dataclasses.replace(found, amax=small)
