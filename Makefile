@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types unit clean
+.PHONY: demo test test-gpu lint types unit clean
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,13 @@ types: $(STAMP)
 
 unit: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+# Needs an NVIDIA GPU; without one it says what is missing and fails.
+test-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py --check
+	$(BIN)/pytest -m gpu -rs
+	$(BIN)/pytest tests/test_targets.py tests/test_profile.py -k "cuda or tensorrt" -rs
+	$(BIN)/python benchmarks/gpu.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

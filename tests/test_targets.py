@@ -15,7 +15,6 @@ from onnx.reference import ReferenceEvaluator
 from fbn_deploy import targets as room
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets import Target, default_target, ready_target, targets
-from fbn_deploy.targets._cuda import driver_problem
 
 READY = [target for target in targets() if target.missing() is None]
 ABSENT = [target for target in targets() if target.missing() is not None]
@@ -204,9 +203,3 @@ def test_importing_the_targets_loads_no_runtime() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(driver_problem() is not None, reason="no CUDA device")
-def test_onnxruntime_cuda_is_ready_on_a_machine_with_a_gpu() -> None:
-    assert ready_target("onnxruntime-cuda").missing() is None

@@ -30,7 +30,7 @@ from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import onnx_from_module
 from fbn_deploy.export.precision import activations, quantized_int8, typed_bf16, typed_fp16
 from fbn_deploy.export.ranges import Ranges
-from fbn_deploy.retrain import subnet
+from fbn_deploy.retrain.network import subnet
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.targets import tensorrt_rtx
 from fbn_deploy.targets._engines import EngineOptions
