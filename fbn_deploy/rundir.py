@@ -33,6 +33,11 @@ class RunDir:
         return self.path / "space.json"
 
     @property
+    def split(self) -> Path:
+        """Which images train, validate and test."""
+        return self.path / "split.json"
+
+    @property
     def supernet(self) -> Path:
         """The trained supernet."""
         return self.path / "supernet.safetensors"

@@ -17,6 +17,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from fbn_deploy import loop
+from fbn_deploy.checkpoint import save_tensors
 from fbn_deploy.data import ImageData, load_data
 from fbn_deploy.errors import FBNError
 from fbn_deploy.progress import Silent
@@ -190,6 +191,15 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch() -> None:
         for some, of in zip(images.chunk(2), labels.chunk(2), strict=True)
     ]
     assert torch.allclose(whole, (parts[0] + parts[1]) / 2, atol=1e-7)
+
+
+def test_a_checkpoint_of_another_space_is_refused(digits: ImageData, tmp_path: Path) -> None:
+    save_tensors(tmp_path / "partial.safetensors", small().state_dict(), {"of": "other"})
+    with pytest.raises(FBNError, match="belongs to a run with other settings"):
+        trained(digits, tmp_path)
+    save_tensors(tmp_path / "partial.safetensors", {"w": torch.zeros(1)}, {"of": "test"})
+    with pytest.raises(FBNError, match="holds the weights of another network"):
+        trained(digits, tmp_path)
 
 
 # Recipes

@@ -30,6 +30,7 @@ class RunOptions:
     space_option: options.SpaceOption = None
     data: options.Data = None
     download: options.Download = False
+    strict: options.Strict = False
     seed: options.Seed = None
     bn: options.Bn = None
     train_mode: options.TrainMode = None
@@ -72,6 +73,7 @@ class RunOptions:
             options=spelt | {name: value for name, value in named.items() if value is not None},
             data=self.data,
             download=self.download,
+            strict=self.strict,
             bn=self.bn,
             seed=self.seed,
             supernet=self.training(),

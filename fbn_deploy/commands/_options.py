@@ -30,10 +30,15 @@ SpaceOption = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        "--data", help="digits, a folder of images, or cifar10:DIR.", show_default="digits"
+        "--data",
+        help="digits, a folder of images or tar shards, or cifar10:DIR.",
+        show_default="digits",
     ),
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch CIFAR if it is not there.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse images that cannot be read; else 1 % are left out.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.", show_default="0")]
 Bn = Annotated[str | None, typer.Option("--bn", help="fair or conv-only.", show_default="fair")]
 TrainMode = Annotated[str | None, typer.Option("--train", help="bn or all.", show_default="bn")]

@@ -62,6 +62,14 @@ Teacher = Annotated[
 WarmStart = Annotated[
     bool, typer.Option("--warm-start", help="Begin with the supernet's weights, not fresh ones.")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Processes that make batches.",
+        show_default="one a core where images are decoded",
+    ),
+]
 SyncBn = Annotated[bool, typer.Option("--sync-bn", help="BatchNorm statistics over all processes.")]
 
 
@@ -81,6 +89,7 @@ def command(
     teacher: Teacher = None,
     warm_start: WarmStart = False,
     sync_bn: SyncBn = False,
+    workers: Workers = None,
     json_output: Json = False,
 ) -> None:
     """Trains the chosen subnet to its real accuracy, by a recipe: fbn recipes lists them."""
@@ -109,5 +118,5 @@ def command(
 
     context = existing(run, quiet=json_output, together=True)
     settings = RetrainSettings(chosen, context.seed, teacher, warm_start, sync_bn)
-    _, results = retrained_subnet(context, settings)
+    _, results = retrained_subnet(context, settings, workers)
     show(json_output, results, summary.accuracy(results))

@@ -17,14 +17,18 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from fbn_deploy.data.augment import Augmentation, DrawnFor
 from fbn_deploy.data.dataset import ImageData
 from fbn_deploy.data.splits import Split
+from fbn_deploy.data.workers import from_workers
 from fbn_deploy.distributed import ALONE, Job
+from fbn_deploy.randomness import start_step, states_kept
 
 Batch = tuple[Tensor, Tensor]  # float32 (B, 3, R, R) channels-last and normalised; int64 (B,)
+Transform = Callable[[Image.Image], Tensor]  # any RGB image → float32 (3, R, R), normalised
 T = TypeVar("T")
 
 _AHEAD = 4  # batches that wait for the consumer
@@ -37,6 +41,9 @@ class TrainBatches:
     another one. A split smaller than ``batch_size`` is one batch. ``augment=None``: unchanged.
 
     In a job of several processes each one gets its part of the batch that one process would get.
+    ``transform`` makes each image from its original instead, on the random numbers of PyTorch,
+    NumPy and Python, which start anew for every image. ``workers`` processes make batches ahead;
+    without them one thread does.
     """
 
     data: ImageData
@@ -45,6 +52,8 @@ class TrainBatches:
     seed: int
     augment: Augmentation | None
     job: Job = ALONE
+    transform: Transform | None = None
+    workers: int = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -57,6 +66,8 @@ class TrainBatches:
         whole = order[position * self.batch_size : (position + 1) * self.batch_size]
         own = self.job.part(len(whole), "A batch")
         indices = whole[own]
+        if self.transform:
+            return self._transformed(indices, step, own.start), self.split.labels[indices]
         images = self.split.batch(indices)
         if self.augment:
             rng = np.random.default_rng((self.seed, _AUGMENT, step))
@@ -65,7 +76,21 @@ class TrainBatches:
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches ``start`` to ``stop - 1``, prefetched. Close it, or drop it, to end early."""
+        if self.workers:
+            return from_workers(self.at, range(start, stop), self.workers)
+        if self.transform:  # its random numbers are the process's, which a thread would disturb
+            return map(self.at, range(start, stop))
         return prefetched(self.at, range(start, stop))
+
+    def _transformed(self, indices: Tensor, step: int, first: int) -> Tensor:
+        assert self.transform is not None
+        images = []
+        with states_kept():
+            for position, index in enumerate(indices.tolist(), first):
+                start_step(self.seed, _AUGMENT, step, position)
+                row = int(self.split.rows[index])
+                images.append(self.transform(self.split.images.original(row)))
+        return torch.stack(images).contiguous(memory_format=torch.channels_last)
 
 
 @functools.lru_cache(maxsize=4)  # an epoch's order serves all its batches
@@ -81,11 +106,14 @@ def train_batches(
     seed: int,
     augment: bool = True,
     job: Job = ALONE,
+    transform: Transform | None = None,
+    workers: int = 0,
 ) -> TrainBatches:
     """Training batches of ``split`` with the augmentation that suits ``data``; ``FBNError`` when
     a batch cannot be divided evenly among the processes of ``job``."""
     job.part(min(batch_size, len(split)), "A batch")
-    return TrainBatches(data, split, batch_size, seed, data.augment if augment else None, job)
+    changes = data.augment if augment else None
+    return TrainBatches(data, split, batch_size, seed, changes, job, transform, workers)
 
 
 def eval_batches(data: ImageData, split: Split, batch_size: int) -> Iterator[Batch]:

@@ -14,14 +14,16 @@ from fbn_deploy.data.augment import Augmentation, default_augmentation
 from fbn_deploy.data.cifar import LAYOUTS, read_cifar
 from fbn_deploy.data.digits import read_digits
 from fbn_deploy.data.folder import read_folder
-from fbn_deploy.data.images import Progress, images_from
+from fbn_deploy.data.images import Progress, images_from, unreadable
+from fbn_deploy.data.shards import has_shards, read_shards
 from fbn_deploy.data.source import Source
-from fbn_deploy.data.splits import Split, sample_indices, split_rows
+from fbn_deploy.data.splits import HeldOut, Split, sample_indices, split_rows
 from fbn_deploy.errors import FBNError
 
 Triple = tuple[float, float, float]  # red, green, blue
 
 _MEMORY_LIMIT_BYTES = 2 * 1024**3
+_DAMAGED_AT_MOST = 0.01  # share of the images that may be left out
 _STATISTICS_IMAGES = 2_000  # enough for means within about 0.5 % of the range
 
 
@@ -46,6 +48,8 @@ class ImageData:
     flip: bool
     augment: Augmentation
     fingerprint: str
+    damaged: tuple[str, ...] = ()
+    """Images that cannot be read and are in no split: where they are and why."""
 
     @property
     def full_train(self) -> Split:
@@ -55,6 +59,12 @@ class ImageData:
             torch.cat([self.train.rows, self.validation.rows]),
             torch.cat([self.train.labels, self.validation.labels]),
         )
+
+    @property
+    def held_out(self) -> HeldOut:
+        """Which images are in which split."""
+        rows = (split.rows.tolist() for split in (self.train, self.validation, self.test))
+        return HeldOut(self.fingerprint, *(tuple(each) for each in rows))
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 ``(B, 3, R, R)`` to float32, ``(pixel/255 - mean) / std``, channels-last."""
@@ -72,6 +82,7 @@ class ImageData:
             f"{self.name}: {len(self.classes)} classes at {self.resolution}×{self.resolution}, "
             f"{len(self.train):,} train + {len(self.validation):,} validation + "
             f"{len(self.test):,} test images"
+            + (f"; {len(self.damaged)} left out that cannot be read" if self.damaged else "")
         )
 
 
@@ -84,13 +95,18 @@ def load_data(
     validation_fraction: float = 0.2,
     memory_limit_bytes: int = _MEMORY_LIMIT_BYTES,
     progress: Progress | None = None,
+    strict: bool = False,
+    held_out: HeldOut | None = None,
 ) -> ImageData:
     """The images that ``spec`` names: ``digits`` (the default), ``cifar10:DIR``, ``cifar100:DIR``
-    or a folder with class folders, or train/ and val/ or test/ with class folders, in it.
+    or a folder with class folders, or train/ and val/ or test/ with class folders, in it; or
+    ``wds:DIR`` or a folder with tar shards.
 
     ``seed`` (at least 0) chooses the validation images. Sets of at most ``memory_limit_bytes``
-    decoded are decoded once, here, with ``progress(done, total)``. Raises ``FBNError`` for what
-    is wrong with the data.
+    decoded are decoded once, here, with ``progress(done, total)``. Images that cannot be read are
+    left out and counted in ``damaged``, as long as they are at most one in a hundred and not
+    ``strict``. ``held_out`` is the split that a run stored: of the same content, it is kept.
+    Raises ``FBNError`` for what is wrong with the data.
     """
     if resolution < 1:
         raise FBNError(f"Resolution {resolution} is no image size; give at least 1 pixel.")
@@ -100,10 +116,22 @@ def load_data(
             "validate on; give a number between 0 and 1."
         )
     source = _read(spec or "digits", download=download)
-    rows = split_rows(source, validation_fraction, seed)
-    images = images_from(
-        source.reader, resolution, memory_limit_bytes=memory_limit_bytes, progress=progress
+    count = len(source.reader)
+    split_rows(source, validation_fraction, seed)  # what is wrong with it is said before decoding
+    limit = 0 if strict else int(_DAMAGED_AT_MOST * count)
+    images, damaged = images_from(
+        source.reader,
+        resolution,
+        source.labels,
+        memory_limit_bytes=memory_limit_bytes,
+        limit=limit,
+        progress=progress,
     )
+    if len(damaged) > limit:
+        raise unreadable(list(damaged.values()), count)
+    rows = split_rows(source, validation_fraction, seed, list(damaged))
+    if held_out is not None and held_out.fingerprint == source.fingerprint:
+        rows = held_out.rows(damaged)
     splits = {
         name: Split(images, torch.from_numpy(part), torch.from_numpy(source.labels[part]))
         for name, part in rows.items()
@@ -119,6 +147,7 @@ def load_data(
         flip=source.mirrored,
         augment=default_augmentation(resolution, mirrored=source.mirrored),
         fingerprint=source.fingerprint,
+        damaged=tuple(damaged.values()),
     )
 
 
@@ -128,12 +157,14 @@ def _read(spec: str, *, download: bool) -> Source:
     scheme, _, directory = spec.partition(":")
     if scheme in LAYOUTS and directory:
         return read_cifar(scheme, Path(directory).expanduser(), download=download)
+    if scheme == "wds" and directory:
+        return read_shards(Path(directory).expanduser())
     path = Path(spec).expanduser()
     if path.exists():
-        return read_folder(path)
+        return read_shards(path) if has_shards(path) else read_folder(path)
     if scheme in LAYOUTS:
         raise FBNError(f"--data {spec} names no folder: write --data {scheme}:DIR.")
-    known = ", ".join(f"{name}:DIR" for name in LAYOUTS)
+    known = ", ".join(f"{name}:DIR" for name in (*LAYOUTS, "wds"))
     raise FBNError(
         f"--data {spec}: there is no such folder. Give a folder with one folder of images per "
         f"class, or train/ and val/ with such folders, or one of digits, {known}."

@@ -20,7 +20,7 @@ from fbn_deploy.data.source import Rows, Source, mistakes_error, some
 from fbn_deploy.errors import FBNError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def read_folder(directory: Path) -> Source:
 
 def _parts(directory: Path) -> dict[str, _Part]:
     """Its parts by name. A folder ``train`` with images right in it is a class (of vehicles)."""
-    names = [name for name in _listing(directory).folders if name in _PARTS]
+    names = [name for name in _listing(directory).folders if name in PARTS]
     if not any(_listing(directory / name).folders for name in names):
         return {"train": _part(directory, "")}
     if "train" not in names:
@@ -62,7 +62,7 @@ def _parts(directory: Path) -> dict[str, _Part]:
         )
     parts: dict[str, _Part] = {}
     for name in names:
-        if (part := _PARTS[name]) in parts:
+        if (part := PARTS[name]) in parts:
             raise FBNError(f"{directory} has both {parts[part].prefix} and {name}/; keep one.")
         parts[part] = _part(directory, f"{name}/")
     return parts

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,14 +32,50 @@ class Reader(Protocol):
         """Raises ``UnreadableImageError`` if a quick look shows that ``read`` would fail."""
         ...
 
+    def original(self, row: int) -> Image.Image:
+        """Image ``row`` at its own size, upright, in RGB; raises ``UnreadableImageError``."""
+        ...
+
 
 class UnreadableImageError(Exception):
     """One image that cannot be decoded: its path and the reason."""
 
 
+def decoded(source: Path | BinaryIO, place: Path, resolution: int) -> Pixels:
+    """The encoded image in ``source`` as ``(R, R, 3)``; ``place`` names it in an error."""
+    try:
+        with Image.open(source) as image:
+            # JPEG decodes at 1/2, 1/4 or 1/8 of its size when that leaves twice what we need.
+            image.draft(None, (2 * resolution, 2 * resolution))
+            return square_pixels(image, resolution)
+    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
+        raise _unreadable(place, error) from error
+
+
+def looked_at(source: Path | BinaryIO, place: Path) -> None:
+    """Raises ``UnreadableImageError`` unless ``source`` begins like an image."""
+    try:
+        with Image.open(source):
+            pass
+    except Exception as error:
+        raise _unreadable(place, error) from error
+
+
+def upright(source: Path | BinaryIO, place: Path) -> Image.Image:
+    """The encoded image in ``source`` at its own size, upright, in RGB."""
+    try:
+        with Image.open(source) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb = _rgb(image)
+            rgb.load()
+            return rgb
+    except Exception as error:
+        raise _unreadable(place, error) from error
+
+
 @dataclass(frozen=True)
 class ImageFiles:
-    """Reads image files with Pillow; ``names`` are relative to ``root``."""
+    """Reads image files; ``names`` are relative to ``root``."""
 
     root: Path
     names: Sequence[str]
@@ -49,21 +85,15 @@ class ImageFiles:
 
     def read(self, row: int, resolution: int) -> Pixels:
         path = self.root / self.names[row]
-        try:
-            with Image.open(path) as image:
-                # JPEG decodes at 1/2, 1/4 or 1/8 of its size when that leaves twice what we need.
-                image.draft(None, (2 * resolution, 2 * resolution))
-                return square_pixels(image, resolution)
-        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
-            raise _unreadable(path, error) from error
+        return decoded(path, path, resolution)
 
     def check(self, row: int) -> None:
         path = self.root / self.names[row]
-        try:
-            with Image.open(path):
-                pass
-        except Exception as error:
-            raise _unreadable(path, error) from error
+        looked_at(path, path)
+
+    def original(self, row: int) -> Image.Image:
+        path = self.root / self.names[row]
+        return upright(path, path)
 
 
 def _unreadable(path: Path, error: Exception) -> UnreadableImageError:
@@ -88,6 +118,9 @@ class ImageArrays:
 
     def check(self, row: int) -> None:
         """Nothing can be wrong with pixels in memory."""
+
+    def original(self, row: int) -> Image.Image:
+        return Image.fromarray(self.pixels[row])
 
 
 def square_pixels(image: Image.Image, resolution: int) -> Pixels:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,15 +38,51 @@ class Split:
         return Split(self.images, self.rows[indices], self.labels[indices])
 
 
-def split_rows(source: Source, validation_fraction: float, seed: int) -> dict[str, Rows]:
+@dataclass(frozen=True)
+class HeldOut:
+    """The split of a run, made once: rows by number, for a data set of that ``fingerprint``."""
+
+    fingerprint: str
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+
+    def rows(self, left_out: Iterable[int] = ()) -> dict[str, Rows]:
+        """Rows of the splits without those in ``left_out``."""
+        damaged = list(left_out)
+        found = {
+            name: np.array(getattr(self, name), dtype=np.int64)
+            for name in ("train", "validation", "test")
+        }
+        return {name: rows[~np.isin(rows, damaged)] for name, rows in found.items()}
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``split.json``."""
+        return {"fingerprint": self.fingerprint} | {
+            name: list(getattr(self, name)) for name in ("train", "validation", "test")
+        }
+
+    @staticmethod
+    def from_json(content: Mapping[str, Any]) -> HeldOut:
+        """The inverse of ``as_json``."""
+        return HeldOut(
+            content["fingerprint"],
+            *(tuple(content[name]) for name in ("train", "validation", "test")),
+        )
+
+
+def split_rows(
+    source: Source, validation_fraction: float, seed: int, left_out: Sequence[int] = ()
+) -> dict[str, Rows]:
     """Rows of ``train``, ``validation`` and ``test``, each class in its proportion.
 
     What the set does not bring along is held out of ``train``: first ``test``, a fifth, when it
     has neither val/ nor test/; then ``validation``. A ``val/`` without ``test/`` is the test: its
-    accuracy is what people publish for such a set, so the search must not look at it.
+    accuracy is what people publish for such a set, so the search must not look at it. The rows in
+    ``left_out`` are in no split.
     """
-    train = source.parts["train"]
-    val, test = source.parts.get("val"), source.parts.get("test")
+    parts = {name: rows[~np.isin(rows, left_out)] for name, rows in source.parts.items()}
+    train, val, test = parts["train"], parts.get("val"), parts.get("test")
     if test is None:
         val, test = None, val
     _require_enough(source, train, held_out=(test is None) + (val is None))

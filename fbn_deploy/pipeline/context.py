@@ -7,16 +7,17 @@ on with what ``fbn train --run DIR`` was told; where there is no run yet, from t
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from fbn_deploy.data import ImageData, load_data
+from fbn_deploy.data import HeldOut, ImageData, load_data
 from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
-from fbn_deploy.files import remove_leftovers, write_json
+from fbn_deploy.files import read_json, remove_leftovers, write_bytes, write_json
 from fbn_deploy.progress import Reporter
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.supernet.definition import SpaceDefinition, definition
@@ -24,7 +25,8 @@ from fbn_deploy.supernet.supernet import Supernet, build_supernet
 from fbn_deploy.supernet.training import SupernetSettings, check
 
 DEFAULT_SPACE, DEFAULT_DATA = "mobilenet", "digits"
-SPACE_SCHEMA = 1
+SPACE_SCHEMA = SPLIT_SCHEMA = 1
+NAMED = 5  # damaged images that are named one by one
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Given:
     options: Mapping[str, Any] | None = None
     data: str | None = None
     download: bool = False
+    strict: bool = False
     bn: str | None = None
     seed: int | None = None
     supernet: Mapping[str, Any] | None = None
@@ -99,8 +102,12 @@ def open_run(
             seed=seed,
             download=given.download,
             progress=lambda done, total: task.update(100 * done // total, f"{total} images"),
+            strict=given.strict,
+            held_out=_held_out(run, job),
         )
     reporter.say(data.describe())
+    for damaged in data.damaged[:NAMED]:
+        reporter.say(f"Left out, it cannot be read: {damaged}")
     configuration = {
         "space": chosen.as_json(),
         "data": {"spec": _absolute(spec), "fingerprint": data.fingerprint},
@@ -120,6 +127,9 @@ def open_run(
         return context
     run.start(configuration, _device())
     remove_leftovers(run.path)
+    if not run.split.exists():
+        content = {"schema": SPLIT_SCHEMA, **data.held_out.as_json()}
+        write_bytes(run.split, json.dumps(content).encode())  # on one line: it may be long
     write_json(
         run.space,
         {
@@ -131,6 +141,16 @@ def open_run(
         },
     )
     return context
+
+
+def _held_out(run: RunDir, job: Job) -> HeldOut | None:
+    """The split that the run made when it began."""
+    content = job.share(read_json(run.split) if job.is_first and run.split.exists() else None)
+    if content is None:
+        return None
+    if not isinstance(content, dict) or content.get("schema") != SPLIT_SCHEMA:
+        raise FBNError(f"{run.split} is no split of schema {SPLIT_SCHEMA}; move it away.")
+    return HeldOut.from_json(content)
 
 
 def _downloads(given: Given, job: Job) -> contextlib.AbstractContextManager[None]:
@@ -167,7 +187,7 @@ def _first(*values: Any) -> Any:
 def _absolute(spec: str) -> str:
     """``spec`` with its directory made absolute, so that a run can be continued from anywhere."""
     scheme, colon, directory = spec.rpartition(":")
-    if spec == DEFAULT_DATA or (colon and scheme not in ("cifar10", "cifar100")):
+    if spec == DEFAULT_DATA or (colon and scheme not in ("cifar10", "cifar100", "wds")):
         return spec
     return f"{scheme}{colon}{Path(directory).expanduser().absolute()}"
 

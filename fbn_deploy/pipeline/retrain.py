@@ -21,7 +21,7 @@ from fbn_deploy.space import Architecture
 
 
 def retrained_subnet(
-    context: Context, settings: RetrainSettings
+    context: Context, settings: RetrainSettings, workers: int | None = None
 ) -> tuple[nn.Module, dict[str, Any]]:
     """The trained subnet and its results: ``accuracy`` on the test split, ``trivial`` accuracy of
     the most frequent class, and ``seconds``. Read from ``subnet.safetensors`` if it is there."""
@@ -52,6 +52,7 @@ def retrained_subnet(
         about=about,
         reporter=context.reporter,
         job=job,
+        workers=workers,
     )
     results = {
         "accuracy": accuracy(network, data, data.test, job=job),

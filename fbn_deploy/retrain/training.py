@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,15 @@ from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.loop import Loop, run_loop
 from fbn_deploy.progress import Reporter
+from fbn_deploy.randomness import start_step, states_kept
 from fbn_deploy.retrain.course import Course
 from fbn_deploy.retrain.evaluation import accuracy
 from fbn_deploy.retrain.network import add_auxiliary, remove_auxiliary, set_drop_path
 from fbn_deploy.retrain.objective import mixing, objective
-from fbn_deploy.retrain.randomness import start_step, states_kept
 from fbn_deploy.retrain.recipes import DEFAULT, Recipe, as_json
 from fbn_deploy.retrain.schedule import rate_setter
 from fbn_deploy.retrain.teacher import teacher
+from fbn_deploy.retrain.transform import timm_transform
 from fbn_deploy.supernet.syncbn import plain_batchnorm, synchronise_batchnorm
 
 _DRAWN, _STEP = 10, 11  # streams of random numbers under one seed, beside those of the batches
@@ -65,11 +67,14 @@ def retrain(
     about: dict[str, Any],
     reporter: Reporter,
     job: Job = ALONE,
+    workers: int | None = None,
 ) -> Trained:
     """Trains ``network`` in place and leaves it on the CPU with the weights that the recipe keeps.
 
     ``checkpoint`` is where a killed training goes on, ``best`` where the best epoch's weights are
-    kept. Raises ``FBNError`` for a recipe that this network or machine cannot follow.
+    kept; ``workers`` processes make batches (None: one a core where images are decoded or changed
+    one by one, else none). Raises ``FBNError`` for a recipe that this network or machine cannot
+    follow.
     """
     chosen = settings.recipe
     device = _device()
@@ -82,10 +87,17 @@ def retrain(
         network.to(device).train()
         taught = teacher(settings.teacher, data, device) if settings.teacher else None
         split = data.train if chosen.keep == "best" else data.full_train
+        transform = timm_transform(chosen, data)
         batches = train_batches(
-            data, split, batch_size=chosen.batch_size, seed=settings.seed,
-            augment=chosen.augmentation != "none", job=job,
-        )  # fmt: skip
+            data,
+            split,
+            batch_size=chosen.batch_size,
+            seed=settings.seed,
+            augment=chosen.augmentation != "none",
+            job=job,
+            transform=transform,
+            workers=_workers(workers, transform is not None or not split.images.in_memory),
+        )
         steps = max(1, round(chosen.epochs * batches.steps_per_epoch))
         optimizer = _optimizer(network, chosen)
         parts = _parts(chosen, job)
@@ -150,6 +162,15 @@ def retrain(
     set_drop_path(network, 0.0)
     looked = tuple((epoch.number, epoch.accuracy) for epoch in course.epochs)
     return Trained(seconds, looked, course.best.number if course.best else None)
+
+
+def _workers(asked: int | None, wanted: bool) -> int:
+    if asked is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return (cores or 1) if wanted else 0
+    if asked < 0:
+        raise FBNError(f"Workers are 0 (a thread of this process) or more, not {asked}.")
+    return asked
 
 
 def _device() -> torch.device:

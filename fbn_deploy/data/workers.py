@@ -1,0 +1,52 @@
+"""Batches made ahead by worker processes: PyTorch's ``DataLoader``, one batch a piece of work.
+
+A batch is a function of its number, so it is the same whichever worker makes it, however many
+there are, and after a resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fbn_deploy.errors import FBNError
+
+_AHEAD = 4  # batches that a worker keeps ready
+Batch = tuple[Tensor, Tensor]
+
+
+class _Numbered(Dataset[Batch | str]):
+    """Batch by number; a mistake as its text, because a worker's exception loses its words."""
+
+    def __init__(self, make: Callable[[int], Batch]) -> None:
+        self._make = make
+
+    def __getitem__(self, number: int) -> Batch | str:
+        try:
+            return self._make(number)
+        except FBNError as error:
+            return str(error)
+
+
+def from_workers(
+    make: Callable[[int], Batch], numbers: Sequence[int], workers: int
+) -> Generator[Batch, None, None]:
+    """``make(number)`` for every number, in order, pinned where a GPU will fetch them."""
+    loader: DataLoader[Batch | str] = DataLoader(
+        _Numbered(make),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=min(workers, max(1, len(numbers))),
+        prefetch_factor=_AHEAD,
+        pin_memory=torch.cuda.is_available(),
+        # Forked workers share the images in memory; spawned ones would copy them.
+        multiprocessing_context="fork",
+        generator=torch.Generator(),  # not the process's: it is the training's
+    )
+    for batch in loader:
+        if isinstance(batch, str):
+            raise FBNError(batch)
+        yield batch[0], batch[1]

@@ -1,0 +1,236 @@
+"""Data at scale: tar shards, worker processes, damaged images, and a split that is made once."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fbn_deploy.data import HeldOut, ImageData, load_data, train_batches
+from fbn_deploy.distributed import Job
+from fbn_deploy.errors import FBNError
+from fbn_deploy.pipeline.context import Given, open_run
+from fbn_deploy.progress import Silent
+from fbn_deploy.retrain.recipes import recipe
+from fbn_deploy.retrain.transform import timm_transform
+
+
+def png(seed: int, side: int = 24) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return file.getvalue()
+
+
+def folder(root: Path, count: int, classes: str = "ab") -> Path:
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            (root / name / f"{k:03}.png").write_bytes(png(1000 * ord(name) + k))
+    return root
+
+
+def shard(path: Path, samples: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in samples.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def sample(key: str, label: object, seed: int) -> dict[str, bytes]:
+    return {f"{key}.png": png(seed), f"{key}.cls": str(label).encode()}
+
+
+def shards(root: Path, count: int = 6) -> Path:
+    """Two shards of train, one of val; classes 0 and 1 by turns."""
+    for number in range(2):
+        samples = [sample(f"{number}{k}", k % 2, 10 * number + k) for k in range(count)]
+        shard(root / f"train-{number:06}.tar", {n: c for each in samples for n, c in each.items()})
+    samples = [sample(f"v{k}", k % 2, 100 + k) for k in range(4)]
+    shard(root / "val-000000.tar", {n: c for each in samples for n, c in each.items()})
+    return root
+
+
+def refusal(spec: Path | str, **given: Any) -> str:
+    with pytest.raises(FBNError) as raised:
+        load_data(str(spec), resolution=16, seed=0, **given)
+    return str(raised.value)
+
+
+# Shards
+
+
+@pytest.mark.parametrize("memory_limit_bytes", [2**31, 0])
+def test_an_image_in_a_shard_is_the_image_that_was_put_there(
+    tmp_path: Path, memory_limit_bytes: int
+) -> None:
+    data = load_data(
+        f"wds:{shards(tmp_path)}", resolution=24, seed=0, memory_limit_bytes=memory_limit_bytes
+    )
+    assert data.classes == ("0", "1")
+    assert (len(data.full_train), len(data.test)) == (12, 4)
+    expected = np.stack([np.asarray(Image.open(io.BytesIO(png(100 + k)))) for k in range(4)])
+    found = data.test.batch(range(4)).permute(0, 2, 3, 1).numpy()
+    assert np.array_equal(found, expected)
+    assert data.test.labels.tolist() == [0, 1, 0, 1]
+
+
+def test_a_folder_of_shards_needs_no_prefix_and_may_name_its_classes(tmp_path: Path) -> None:
+    shards(tmp_path)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert load_data(str(tmp_path), resolution=16, seed=0).classes == ("cat", "dog")
+
+
+def test_labels_may_be_names_or_json(tmp_path: Path) -> None:
+    samples: dict[str, bytes] = {}
+    for k in range(8):
+        samples[f"{k}.png"] = png(k)
+        samples[f"{k}.json"] = json.dumps({"label": "xy"[k % 2]}).encode()
+    shard(tmp_path / "train" / "0.tar", samples)
+    assert load_data(str(tmp_path), resolution=16, seed=0).classes == ("x", "y")
+
+
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_a_shard_cut_short_is_named(tmp_path: Path, kept: float) -> None:
+    shards(tmp_path)
+    path = tmp_path / "train-000001.tar"
+    content = path.read_bytes()
+    end = len(content.rstrip(b"\0"))
+    path.write_bytes(content[: int(kept * end)])
+    message = refusal(tmp_path)
+    assert "train-000001.tar is cut short" in message
+    assert "train-000000.tar" not in message
+
+
+def test_shards_that_lack_something_say_what(tmp_path: Path) -> None:
+    shards(tmp_path)
+    shard(tmp_path / "val-000000.tar", sample("1", 0, 1))
+    assert "val has no image of class 1" in refusal(tmp_path)
+    shard(tmp_path / "val-000000.tar", {"1.png": png(1)})
+    assert "images without a class (.cls or .json): 1.png" in refusal(tmp_path)
+    shard(tmp_path / "val-000000.tar", {"1.txt": b""})
+    assert "val-000000.tar has no images" in refusal(tmp_path)
+    assert "holds no tar shards" in refusal(f"wds:{tmp_path / 'none'}")
+
+
+# Damaged images
+
+
+def damaged(root: Path, *names: str, keep: int = 0) -> Path:
+    for name in names:
+        path = root / name
+        path.write_bytes(path.read_bytes()[:keep])
+    return root
+
+
+def test_one_damaged_image_in_a_hundred_is_left_out_and_counted(tmp_path: Path) -> None:
+    root = damaged(folder(tmp_path, 50), "a/007.png")
+    data = load_data(str(root), resolution=16, seed=0)
+    assert len(data.damaged) == 1
+    assert "a/007.png" in data.damaged[0]
+    assert "1 left out that cannot be read" in data.describe()
+    rows = torch.cat([split.rows for split in (data.train, data.validation, data.test)])
+    assert sorted(rows.tolist()) == [row for row in range(100) if row != 7]
+
+
+def test_strict_refuses_it_and_more_than_one_in_a_hundred_is_refused_anyway(
+    tmp_path: Path,
+) -> None:
+    root = damaged(folder(tmp_path, 50), "a/007.png")
+    assert "1 of 100 images cannot be read" in refusal(root, strict=True)
+    assert "2 of 100 images cannot be read" in refusal(damaged(root, "b/001.png"))
+
+
+def test_damage_that_shows_late_is_replaced_by_the_next_image_of_the_class(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path, 50)
+    data = load_data(str(root), resolution=24, seed=0, memory_limit_bytes=0)
+    damaged(root, "a/007.png", "b/049.png", keep=200)
+    images = data.train.images.batch(torch.tensor([6, 7, 8]))
+    assert torch.equal(images[1], images[2])
+    assert not torch.equal(images[0], images[1])
+    assert "a/007.png" in capfd.readouterr().err
+    with pytest.raises(FBNError, match="2 of 100 images cannot be read"):
+        data.train.images.batch(torch.tensor([99]))
+
+
+# Workers
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> ImageData:
+    root = folder(tmp_path_factory.mktemp("many"), 20)
+    return load_data(str(root), resolution=16, seed=0, memory_limit_bytes=0)
+
+
+@pytest.mark.parametrize("timm", [False, True])
+def test_batches_are_the_same_whoever_makes_them(many: ImageData, timm: bool) -> None:
+    chosen = recipe("imagenet", {"auto_augment": "rand-m9-mstd0.5-inc1"})
+    batches = train_batches(
+        many, many.train, batch_size=8, seed=0,
+        transform=timm_transform(chosen, many) if timm else None,
+    )  # fmt: skip
+    alone = list(batches.steps(1, 5))
+    state = torch.get_rng_state()
+    together = list(replace(batches, workers=2).steps(1, 5))
+    assert torch.equal(torch.get_rng_state(), state)
+    parts = [list(replace(batches, job=Job(rank, 2)).steps(1, 5)) for rank in range(2)]
+    for k in range(4):
+        for which in (0, 1):
+            assert torch.equal(alone[k][which], together[k][which])
+            part = torch.cat([parts[0][k][which], parts[1][k][which]])
+            assert torch.equal(alone[k][which], part)
+    assert not torch.equal(alone[0][0], alone[1][0])
+
+
+def test_timm_crops_the_original_and_not_the_square(many: ImageData) -> None:
+    chosen = recipe("imagenet", {"crop_scale": 0.1, "color_jitter": 0.0})
+    transform = timm_transform(chosen, many)
+    assert transform is not None
+    left = Image.new("RGB", (64, 16), "black")
+    left.paste("white", (0, 0, 16, 16))  # outside of the centred square
+    values = {float(transform(left).max()) for _ in range(40)}
+    assert len(values) > 1, "No crop ever reached the white quarter."
+
+
+def test_a_mistake_in_a_worker_keeps_its_words(tmp_path: Path) -> None:
+    root = folder(tmp_path, 20)
+    data = load_data(str(root), resolution=16, seed=0, memory_limit_bytes=0)
+    damaged(root, *(f"a/{k:03}.png" for k in range(20)), keep=200)
+    batches = train_batches(data, data.train, batch_size=8, seed=0, workers=1)
+    with pytest.raises(FBNError, match=r"^1 of 40 images cannot be read"):
+        list(batches.steps(0, 2))
+
+
+# The split
+
+
+def test_a_run_keeps_the_split_it_began_with(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images", 12)
+    given = Given(space="nasbench201", resolution=8, data=str(root))
+    first = open_run(tmp_path / "run", given, Silent()).data.held_out
+    stored = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert HeldOut.from_json(stored) == first
+    other = {**stored, "train": stored["train"][1:], "test": [*stored["test"], stored["train"][0]]}
+    (tmp_path / "run" / "split.json").write_text(json.dumps(other))
+    again = open_run(tmp_path / "run", given, Silent()).data.held_out
+    assert again == HeldOut.from_json(other) != first
+
+
+def test_every_class_is_held_out_in_its_proportion(tmp_path: Path) -> None:
+    root = folder(tmp_path, 20)
+    data = load_data(str(root), resolution=8, seed=0, validation_fraction=0.25)
+    assert data.validation.labels.bincount().tolist() == [4, 4]  # a quarter of 16
+    assert data.test.labels.bincount().tolist() == [4, 4]
