@@ -5,7 +5,8 @@
 * 200 random architectures of each space and the torchvision zoo (timm where it is installed),
   random BatchNorm parameters: γ of both signs and zero, σ from 1e-2 to 1e2. Errors are maximum
   norms relative to a double-precision run in PyTorch; ``own`` is the unfolded float32 graph's.
-* All 15,625 NAS-Bench-201 cells against the number of independent cycles, counted separately.
+* All 15,625 NAS-Bench-201 cells, and random DARTS cells, against the number of independent cycles,
+  counted separately.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import onnx
 import onnxruntime
+import test_folding_darts as darts
 import test_folding_minimal as minimal
 import test_folding_networks as networks
 import torch
@@ -83,6 +85,7 @@ def spaces(count: int) -> list[dict[str, object]]:
         for space, resolution, options in (
             ("nasbench201", 16, {"channels": 8, "cells": 2}),
             ("mobilenet", 32, {"width": 0.25, "depth": 3, "squeeze_excite": True}),
+            ("darts", 16, {"channels": 4, "cells": 3}),
         ):
             candidates = networks.Candidates(space, resolution, kind, **options)
             found = [candidates.errors(seed) for seed in range(count)]
@@ -149,6 +152,24 @@ def all_cells() -> dict[str, object]:
     return found
 
 
+def darts_cells(count: int) -> dict[str, object]:
+    """Random normal and reduction cells: scales that stay against the independent count."""
+    wrong, scales = 0, 0
+    for seed in range(count):
+        for reduces in (False, True):
+            cell = darts.random_cell(seed)
+            _, report = fold_affine(darts.graph_of(cell, reduces))
+            wrong += report.scales_stayed != darts.least_scales(cell, reduces)
+            scales += report.scales_stayed
+    found = {
+        "cells": 2 * count,
+        "cells_not_at_the_minimum": wrong,
+        "mean_scales_stayed": scales / (2 * count),
+    }
+    print("DARTS", found)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--architectures", type=int, default=200)
@@ -166,6 +187,7 @@ def main() -> None:
         },
         "machine": {"cpu": platform.processor() or platform.machine(), "cpus": os.cpu_count()},
         "cells": all_cells(),
+        "darts_cells": darts_cells(10 * arguments.architectures),
         "spaces": spaces(arguments.architectures),
         "zoo": zoo(),
         "timm": timm_models(),

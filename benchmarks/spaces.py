@@ -1,7 +1,7 @@
 """Every row of public tables against the spaces here: parameters, multiply-adds, isomorphism.
 
     python benchmarks/spaces.py --table nasbench201=T.csv.gz --table nasbench_macro=T.csv.gz \\
-        --table nasbench101=T.csv.gz [--built 20] [--out FILE]
+        --table nasbench101=T.csv.gz --table darts=T.csv.gz [--built 20] [--out FILE]
 
 Each row's text is parsed into an architecture. What is compared, and by which convention:
 
@@ -18,8 +18,9 @@ Each row's text is parsed into an architecture. What is compared, and by which c
   apart that compute the same (skips not contracted, edges that read or feed nothing).
 
 A table's column is rounded to some significant digits; a difference beyond half a unit of the
-last one is a mismatch. NAS-Bench-101's public table has no counts: there, the pruned graph of each
-row must be the one that its raw graph is pruned to, and each network is built.
+last one is a mismatch. NAS-Bench-101's and DARTS' public tables have no counts: each network is
+built, and for NAS-Bench-101 the pruned graph of each row must be the one that its raw graph is
+pruned to.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ LAYOUTS = {
         text=lambda row: f"{row['adj_upper']} {row['ops']}",
         same=lambda row: f"{row['raw_adj_upper21']} {row['raw_ops5']}",
     ),
+    "darts": Layout(text=lambda row: str(row["genotype"]), same=lambda row: str(row["genotype"])),
 }
 
 

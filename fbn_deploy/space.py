@@ -58,6 +58,16 @@ class Architecture(Mapping[str, str]):
         return Architecture.of({**dict(self), **options})
 
 
+def choices_from(text: str) -> dict[str, str]:
+    """Decision → option out of ``decision=option,…``."""
+    try:
+        return dict(part.split("=", 1) for part in text.strip().split(","))
+    except ValueError:
+        raise FBNError(
+            f"Cannot read the architecture {text!r}; write it as decision=option,decision=option."
+        ) from None
+
+
 def _always(architecture: Architecture) -> bool:
     return True
 
@@ -129,14 +139,7 @@ class SearchSpace:
         """The inverse of ``text``."""
         if self.text_parser is not None:
             return self.architecture(self.text_parser(text))
-        try:
-            choices = dict(part.split("=", 1) for part in text.strip().split(","))
-        except ValueError:
-            raise FBNError(
-                f"Cannot read the architecture {text!r}; write it as "
-                "decision=option,decision=option."
-            ) from None
-        return self.architecture(choices)
+        return self.architecture(choices_from(text))
 
     def sample(self, rng: random.Random) -> Architecture:
         """A valid architecture, each option drawn uniformly."""

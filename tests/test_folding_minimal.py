@@ -41,9 +41,9 @@ class Builder:
         self.nodes.append(helper.make_node(op_type, inputs, [output], output, **attributes))
         return output
 
-    def conv(self, x: str, kernel: int, ins: int = C) -> str:
+    def conv(self, x: str, kernel: int, ins: int = C, **attributes) -> str:
         w = self.weight(self.rng.normal(size=(C, ins, kernel, kernel)))
-        return self.node("Conv", x, w, pads=[kernel // 2] * 4)
+        return self.node("Conv", x, w, pads=[kernel // 2] * 4, **attributes)
 
     def batchnorm(self, x: str) -> str:
         drawn = [self.rng.uniform(0.5, 2, C) for _ in range(4)]

@@ -72,6 +72,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "nasbench201": {"channels": 4, "cells": 1},
     "nasbench_macro": {"width": 0.1},
     "mobilenet": {"width": 0.1, "depth": 2, "squeeze_excite": True},
+    "darts": {"channels": 4, "cells": 3},
     "own": {},
 }
 CHOSEN = {  # an option for all decisions, or an architecture in the space's notation
@@ -79,6 +80,8 @@ CHOSEN = {  # an option for all decisions, or an architecture in the space's not
     "nasbench201": "nor_conv_3x3",
     "nasbench_macro": "12111211",
     "mobilenet": "mb3_k3",
+    "darts": "Genotype(normal={0}, normal_concat=range(2, 6), "
+    "reduce={0}, reduce_concat=range(2, 6))".format([("sep_conv_3x3", 0), ("dil_conv_5x5", 1)] * 4),
     "own": "conv",
 }
 DATA = load_data(None, resolution=16, seed=0)

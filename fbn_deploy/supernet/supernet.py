@@ -71,11 +71,11 @@ class Chosen(nn.Module):
 
     def __init__(self, option: str, op: nn.Module) -> None:
         super().__init__()
-        self._option = option
+        self.chosen = option
         self.add_module(option, op)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        output: torch.Tensor = self.get_submodule(self._option)(*inputs)
+        output: torch.Tensor = self.get_submodule(self.chosen)(*inputs)
         return output
 
 
