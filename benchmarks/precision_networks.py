@@ -22,7 +22,10 @@ from fbn_deploy.checkpoint import load_tensors, load_weights, save_tensors
 from fbn_deploy.data import ImageData, load_data
 from fbn_deploy.loop import refuse_other_run
 from fbn_deploy.progress import reporter
-from fbn_deploy.retrain import RetrainSettings, accuracy, retrain, subnet
+from fbn_deploy.retrain.evaluation import accuracy
+from fbn_deploy.retrain.network import subnet
+from fbn_deploy.retrain.recipes import recipe
+from fbn_deploy.retrain.training import RetrainSettings, retrain
 from fbn_deploy.supernet.definition import SpaceDefinition, definition
 
 
@@ -76,13 +79,17 @@ def trained(name: str, data: ImageData, runs: Path, *, epochs: float | None = No
     made = case.definition()
     space = made.search_space(made.network(len(data.classes), 0))
     architecture = space.parse(case.architecture)
-    settings = RetrainSettings(epochs or case.epochs, case.batch_size, case.learning_rate)
+    changes = {
+        "epochs": epochs or case.epochs,
+        "batch_size": case.batch_size,
+        "learning_rate": case.learning_rate,
+    }
     network = subnet(made, architecture, len(data.classes), fair_bn=True, seed=0)
     about = {
         "space": made.as_json(),
         "architecture": dict(architecture),
         "data": data.fingerprint,
-        "retrain": settings.as_json(),
+        "quick": changes,
     }
     path = runs / f"{name.replace('@', '-')}.safetensors"
     if path.exists():
@@ -91,7 +98,15 @@ def trained(name: str, data: ImageData, runs: Path, *, epochs: float | None = No
         load_weights(network, tensors, path)
         return network.eval()
     partial = path.with_suffix(".partial.safetensors")
-    retrain(network, data, settings, checkpoint=partial, about=about, reporter=reporter())
+    retrain(
+        network,
+        data,
+        RetrainSettings(recipe("quick", changes)),
+        checkpoint=partial,
+        best=path.with_suffix(".best.safetensors"),
+        about=about,
+        reporter=reporter(),
+    )
     save_tensors(path, network.state_dict(), about)
     partial.unlink(missing_ok=True)
     return network.eval()

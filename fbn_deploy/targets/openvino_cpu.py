@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fbn_deploy.targets import _cpu, _opening
+from fbn_deploy.targets import _cpu, _opening, _openvino_cache
 from fbn_deploy.targets._protocol import LayerTime
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class OpenVinoSession:
         }
         try:
             network.reshape(dict(self._shapes))
-            compiled = core.compile_model(network, "CPU", config)
+            compiled = self._compiled(target, core, network, model, config)
         except RuntimeError as error:
             raise _opening.cannot_open(target, model, error) from error
         self._outputs = [(port.any_name, index) for index, port in enumerate(compiled.outputs)]
@@ -74,6 +74,31 @@ class OpenVinoSession:
             for name, array in _opening.sample_inputs(self._shapes, self._dtypes).items()
         }
         self._bind_samples()
+
+    def _compiled(
+        self,
+        target: OpenVinoCpu,
+        core: Any,
+        network: Any,
+        model: bytes | Path,
+        config: dict[str, Any],
+    ) -> Any:
+        """From the cache, if the model is a file. The candidates of a search come as bytes: each
+        is opened once, so they would only fill the disk."""
+        if not isinstance(model, Path):
+            return core.compile_model(network, "CPU", config)
+        conditions = {
+            "config": config,
+            "shapes": self._shapes,
+            "versions": target.versions(),
+            "device": target.device(),
+        }
+        path = _openvino_cache.blob_path(model, conditions)
+        compiled = _openvino_cache.imported(core, path, config)
+        if compiled is None:
+            compiled = core.compile_model(network, "CPU", config)
+            _openvino_cache.keep(compiled, path)
+        return compiled
 
     def _bind_samples(self) -> None:
         for name, tensor in self._bound.items():
