@@ -105,6 +105,10 @@ class RunDir:
         """The comparison of ``precision_model`` with the trained network."""
         return self.path / f"verify.{precision}.json"
 
+    def precision_profile(self, precision: str) -> Path:
+        """Latency of ``precision_model``, whole and by layer."""
+        return self.path / f"profile.{precision}.json"
+
     def ranges(self, method: str) -> Path:
         """The ranges of activations that one calibration method found."""
         return self.path / f"calibration.{method}.json"

@@ -16,11 +16,22 @@ def command(
     target: TargetName = None,
     threads: Annotated[int | None, typer.Option("--threads", help="Threads.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Images a run.")] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="A run's model of it; how to open a file.")
+    ] = "fp32",
+    throughput: Annotated[
+        bool, typer.Option("--throughput", help="Images a second over batch sizes instead.")
+    ] = False,
     json_output: Json = False,
 ) -> None:
-    """Measures latency with its story, and by layer."""
+    """Measures latency with its story, and by layer; or throughput."""
     from fbn_deploy.latency.table import profile_table
-    from fbn_deploy.pipeline.profile import profile
+    from fbn_deploy.pipeline import profile as stage
 
-    found = profile(model, target=target, threads=threads, batch=batch)
+    if throughput:
+        rates = stage.throughput(
+            model, target=target, threads=threads, batch=batch, precision=precision
+        )
+        return show(json_output, rates.as_json(), rates.text())
+    found = stage.profile(model, target=target, threads=threads, batch=batch, precision=precision)
     show(json_output, found.as_json(), profile_table(found))

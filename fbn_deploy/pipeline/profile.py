@@ -1,15 +1,27 @@
-"""The stage that times a model on a target: the whole, and layer by layer."""
+"""The stage that times a model on a target: the whole and layer by layer, or its throughput."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json
 from fbn_deploy.latency.profile import NetworkProfile, profile_network
+from fbn_deploy.latency.throughput import BATCHES, Throughput, measure_throughput
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import Target, default_target, ready_target
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The file to time and what its run, if it is of one, was searched for."""
+
+    model: Path
+    run: RunDir | None
+    target: Target
+    settings: dict[str, Any]
 
 
 def profile(
@@ -18,29 +30,60 @@ def profile(
     target: str | None = None,
     threads: int | None = None,
     batch: int | None = None,
+    precision: str = "fp32",
 ) -> NetworkProfile:
-    """The profile of an ONNX file, or of a run's ``model.onnx``; then also ``profile.json``.
+    """The profile of an ONNX file, or of a run's model in ``precision``; then also
+    ``profile.json`` or ``profile.<precision>.json``.
 
     For a run, what is not given is taken from its search, so that the budget's conditions hold.
     Needs no PyTorch.
     """
+    subject = _subject(model_or_run, target, precision)
+    found = profile_network(
+        subject.model,
+        subject.target,
+        batch=batch or subject.settings.get("batch", 1),
+        threads=threads or subject.settings.get("threads", 1),
+        precision=precision,
+    )
+    if subject.run is not None:
+        run = subject.run
+        found.save(run.profile if precision == "fp32" else run.precision_profile(precision))
+    return found
+
+
+def throughput(
+    model_or_run: Path,
+    *,
+    target: str | None = None,
+    threads: int | None = None,
+    batch: int | None = None,
+    precision: str = "fp32",
+) -> Throughput:
+    """Images a second over batch sizes, or at ``batch`` only; see ``latency/throughput.py``."""
+    subject = _subject(model_or_run, target, precision)
+    return measure_throughput(
+        subject.model,
+        subject.target,
+        threads=threads or subject.settings.get("threads", 1),
+        precision=precision,
+        batches=BATCHES if batch is None else (batch,),
+    )
+
+
+def _subject(model_or_run: Path, target: str | None, precision: str) -> _Subject:
     path = Path(model_or_run)
     settings: dict[str, Any] = {}
     run = RunDir(path) if path.is_dir() else None
     if run is not None:
-        if not run.model.exists():
+        model = run.model if precision == "fp32" else run.precision_model(precision)
+        if not model.exists():
             run.configuration()
-            raise FBNError(f"{path} has no model.onnx yet; run fbn retrain and fbn export on it.")
-        path = run.model
+            how = "" if precision == "fp32" else f" --precision {precision}"
+            raise FBNError(
+                f"{path} has no {model.name} yet; run fbn retrain and fbn export{how} on it."
+            )
+        path = model
         settings = read_json(run.search)["settings"] if run.search.exists() else {}
     name = target or settings.get("target")
-    chosen: Target = ready_target(name) if name else default_target()
-    found = profile_network(
-        path,
-        chosen,
-        batch=batch or settings.get("batch", 1),
-        threads=threads or settings.get("threads", 1),
-    )
-    if run is not None:
-        found.save(run.profile)
-    return found
+    return _Subject(path, run, ready_target(name) if name else default_target(), settings)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from fbn_deploy import plugins
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineBuilder, EngineOptions
-from fbn_deploy.targets._protocol import LayerTime, Session, Target
+from fbn_deploy.targets._protocol import LayerTime, Parallel, Session, Target
 
 __all__ = [
     "EngineBuilder",
     "EngineOptions",
     "LayerTime",
+    "Parallel",
     "Session",
     "Target",
     "default_target",

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -140,4 +140,16 @@ class Target(Protocol):
         Raises ``FBNError`` for a file that is no ONNX model, a batch that the model does not
         take, a precision that this target does not have, or a graph that it cannot run.
         """
+        ...
+
+
+@runtime_checkable
+class Parallel(Protocol):
+    """A target that serves several requests at once; see ``latency/throughput.py``."""
+
+    def runs_per_second(
+        self, model: bytes | Path, *, batch: int, threads: int, precision: str, seconds: float
+    ) -> tuple[float, int]:
+        """(runs a second over about ``seconds``, requests in flight: as many as the runtime
+        finds best). Raises ``FBNError`` like ``Target.open``."""
         ...
