@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/fbn deploy --latency-budget 0.66ms --target onnxruntime-cpu --width 0.5 --depth 2 \
-	  --epochs 10 --candidates 40 --retrain-epochs 8 --run runs/demo
+	  --candidates 40 --retrain-epochs 8 --run runs/demo
 
 test: lint types unit
 

@@ -4,7 +4,8 @@
 
 Each case is one ``fbn bench``; run directories that are there go on. DIR holds
 ``nasbench201_cifar10.csv.gz`` and ``nasbench_macro_cifar10.csv.gz``. Prints one table and writes
-``results/ranking.json``: every case's arguments, settings, results and regret.
+``results/ranking.json``: every case's arguments, settings, results and regret. Cases that are not
+run this time keep what stands there.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from fbn_deploy.files import write_json
+from fbn_deploy.files import read_json, write_json
 from fbn_deploy.targets._cpu import device_name
 
 OWN = (
@@ -44,9 +45,12 @@ MACRO = (
 CASES = {
     **{f"proxy_s{s}": f"{NB201}{PROXY}{TX2} --epochs 0 --indicators {ALL} --seed {s}"
        for s in range(3)},
-    "trained_s0": f"{NB201}{PROXY} --indicators {OWN} --seed 0",
+    **{f"trained_s{s}": f"{NB201}{PROXY} --indicators {OWN} --seed {s}" for s in range(3)},
     "full_s0": f"{NB201} --epochs 0 --indicators cpi,cpi-regions,az-nas,three-proxy,flops --seed 0",
     "macro_s0": f"{MACRO} --epochs 0 --indicators {ALL} --seed 0",
+    "macro_trained_s0": f"{MACRO} --indicators {OWN} --seed 0",
+    # The defaults on the benchmark's own skeleton, and what they pick: one search a seed.
+    **{f"search_s{s}": f"{NB201}{TX2} --indicators cpi,flops --seed {s}" for s in range(10)},
 }  # fmt: skip
 KEPT = (
     "space",
@@ -105,7 +109,8 @@ def main() -> None:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-    write_json(given.out, {"schema": 1, "machine": machine, "cases": cases})
+    before = read_json(given.out)["cases"] if given.out.exists() else {}
+    write_json(given.out, {"schema": 1, "machine": machine, "cases": {**before, **cases}})
 
 
 if __name__ == "__main__":

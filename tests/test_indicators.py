@@ -234,6 +234,9 @@ def test_one_set_of_forward_passes_serves_the_indicators_of_the_supernet() -> No
     supernet.network.register_forward_hook(lambda module, inputs, output: passes.append(1))
     architecture = supernet.space.sample(random.Random(0))
     score(supernet, architecture, PROBE, indicators_of("cpi"))
+    assert len(passes) == 1, "The default composite reads the first batch alone."
+    passes.clear()
+    score(supernet, architecture, PROBE, [*indicators_of("cpi"), *indicators_of("cpi-paper")])
     assert len(passes) == len(PROBE.images)
     select_path(supernet.network, architecture)
 

@@ -50,7 +50,7 @@ Epochs = Annotated[
     typer.Option(
         "--epochs",
         help="Supernet epochs; 0 trains nothing.",
-        show_default="10, but 300 to 1,500 steps",
+        show_default="10, but 300 to 1,500 steps; 0 if no indicator reads training, as cpi",
     ),
 ]
 BatchSize = Annotated[

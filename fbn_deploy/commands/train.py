@@ -14,6 +14,6 @@ def command(about: RunOptions, json_output: Json = False) -> None:
     from fbn_deploy.pipeline.train import trained_supernet
 
     context = opened(about.run, about.given(), quiet=json_output, together=True)
-    _, seconds = trained_supernet(context)
+    seconds = trained_supernet(context).seconds
     result = {"run": str(context.run.path), "seconds": seconds}
     show(json_output, result, f"Trained supernet in {context.run.supernet} ({seconds:.0f} s)")

@@ -1,7 +1,14 @@
 """Indicators: what a candidate promises, each a formula over one candidate; one file each."""
 
 from fbn_deploy.indicators._candidate import Candidate, Setting
-from fbn_deploy.indicators._composite import COMPOSITES, Composite, composite_rank, indicators_of
+from fbn_deploy.indicators._composite import (
+    COMPOSITES,
+    Composite,
+    composite_rank,
+    indicators_of,
+    needs_training,
+)
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._observation import (
     Norm,
     Observation,
@@ -17,6 +24,7 @@ __all__ = [
     "Candidate",
     "Composite",
     "Indicator",
+    "Need",
     "Norm",
     "Observation",
     "ProbeBatches",
@@ -26,6 +34,7 @@ __all__ = [
     "indicator",
     "indicators",
     "indicators_of",
+    "needs_training",
     "observe",
     "probe_batches",
     "score",

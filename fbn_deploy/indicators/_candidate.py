@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import nn
 
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._observation import Observation, ProbeBatches, observe
 from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.costs import CostTable, cost_table
@@ -21,16 +22,11 @@ from fbn_deploy.supernet.supernet import Supernet, materialize
 
 @dataclass(frozen=True)
 class Setting:
-    """What all candidates of one scoring share: ``codes``, whether activation codes are read;
-    ``spectra``, whether the correlations of BatchNorms' outputs are.
-
-    ``probe`` lies on the device of ``supernet``.
-    """
+    """What all candidates of one scoring share. ``probe`` lies on the device of ``supernet``."""
 
     supernet: Supernet
     probe: ProbeBatches
-    codes: bool = True
-    spectra: bool = True
+    needs: frozenset[Need] = frozenset(Need)
 
     @cached_property
     def initial(self) -> nn.Module:
@@ -66,13 +62,7 @@ class Candidate:
     def observation(self) -> Observation:
         """What one set of forward passes through the supernet's path showed."""
         setting = self.setting
-        return observe(
-            setting.supernet,
-            self.architecture,
-            setting.probe,
-            codes=setting.codes,
-            spectra=setting.spectra,
-        )
+        return observe(setting.supernet, self.architecture, setting.probe, needs=setting.needs)
 
     @cached_property
     def batches(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:

@@ -21,6 +21,7 @@ from scipy.stats import rankdata
 
 from fbn_deploy import plugins
 from fbn_deploy.errors import unknown
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import indicator
 
 Ranks = NDArray[np.float64]  # (indicators, candidates), 1 the best
@@ -88,6 +89,12 @@ def composite(name: str) -> Composite:
 def indicators_of(name: str) -> tuple[str, ...]:
     """The indicators that ``name`` is made of: a composite's parts, or itself."""
     return composite(name).parts
+
+
+def needs_training(names: Sequence[str]) -> bool:
+    """Whether one of the composites or indicators reads what training has written."""
+    parts = {part for name in names for part in indicators_of(name)}
+    return any(Need.TRAINING in indicator(part).needs for part in parts)
 
 
 def composite_rank(name: str, scores: Sequence[Mapping[str, float]]) -> list[float]:

@@ -9,12 +9,14 @@ signs give the kernel of linear regions. No image is pushed through again for a 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
 
 from fbn_deploy.data import ImageData, sample_indices
 from fbn_deploy.indicators._codes import code_kernel_collected
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._spectra import spectra_collected
 from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.choice import active_modules, select_path
@@ -65,7 +67,7 @@ class Norm:
 
 @dataclass(frozen=True)
 class Observation:
-    """What T forward passes of a candidate showed.
+    """What T forward passes of a candidate showed; one, if no indicator needs more.
 
     ``logits`` (T, B, classes), ``labels`` (T, B). ``code_kernel`` (B, B): for each pair of images
     of the first batch the number of activations with the same sign, or None if not asked for.
@@ -103,8 +105,7 @@ def observe(
     architecture: Architecture,
     probe: ProbeBatches,
     *,
-    codes: bool = True,
-    spectra: bool = True,
+    needs: Collection[Need] = frozenset(Need),
 ) -> Observation:
     """Runs ``architecture`` on ``probe`` within ``supernet``, which is left as it was."""
     network = supernet.network
@@ -112,11 +113,12 @@ def observe(
     ends = supernet.choice_ends(architecture)
     with statistics_kept(network), fresh_statistics(network) as norms:
         with (
-            code_kernel_collected(active_modules(network) if codes else ()) as kernel,
-            spectra_collected(norms if spectra else ()) as eigenvalues,
+            code_kernel_collected(active_modules(network) if Need.CODES in needs else ()) as kernel,
+            spectra_collected(norms if Need.SPECTRA in needs else ()) as eigenvalues,
         ):
             logits = [network(probe.images[0])]
-        logits += [network(images) for images in probe.images[1:]]
+        if Need.BATCHES in needs:
+            logits += [network(images) for images in probe.images[1:]]
         found = tuple(
             Norm(
                 gamma=bn.weight.detach(),
@@ -131,7 +133,7 @@ def observe(
         )
     return Observation(
         torch.stack(logits).float(),
-        probe.labels,
+        probe.labels[: len(logits)],
         probe.anchors,
         found,
         kernel[0] if kernel else None,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from fbn_deploy import plugins
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 
 
 @dataclass(frozen=True)
 class Indicator:
-    """A named formula. ``needs_codes`` asks for the kernel of activation codes as well,
-    ``needs_spectra`` for the eigenvalues of every BatchNorm's output correlations.
+    """A named formula, and what it ``needs`` beyond a forward pass of the first probe batch.
 
     A value that is not finite (a network whose output is constant, say) ranks last.
     """
@@ -21,8 +21,7 @@ class Indicator:
     description: str
     value: Callable[[Candidate], float]
     higher_is_better: bool = True
-    needs_codes: bool = False
-    needs_spectra: bool = False
+    needs: frozenset[Need] = frozenset()
 
 
 def indicators() -> list[Indicator]:

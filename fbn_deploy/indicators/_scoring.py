@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from fbn_deploy.indicators._candidate import Candidate, Setting
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._observation import ProbeBatches
 from fbn_deploy.indicators._protocol import indicator
 from fbn_deploy.space import Architecture
@@ -23,15 +24,14 @@ from fbn_deploy.supernet.supernet import Supernet
 class Scoring:
     """``Scoring(supernet, probe, names)(architecture)`` → indicator → value.
 
-    Activation codes and spectra are computed only if one of ``names`` needs them.
+    Nothing is computed that none of ``names`` needs.
     """
 
     def __init__(self, supernet: Supernet, probe: ProbeBatches, names: Sequence[str]) -> None:
         self.indicators = [indicator(name) for name in names]
         device = next(supernet.network.parameters()).device
-        codes = any(each.needs_codes for each in self.indicators)
-        spectra = any(each.needs_spectra for each in self.indicators)
-        self._setting = Setting(supernet, probe.to(device), codes, spectra)
+        needs = frozenset[Need]().union(*(each.needs for each in self.indicators))
+        self._setting = Setting(supernet, probe.to(device), needs)
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         candidate = Candidate(self._setting, architecture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -14,5 +15,8 @@ def accuracy(candidate: Candidate) -> float:
 
 
 INDICATOR = Indicator(
-    "expressivity-accuracy", "accuracy of the subnet with the supernet's weights", accuracy
+    "expressivity-accuracy",
+    "accuracy of the subnet with the supernet's weights",
+    accuracy,
+    needs=frozenset({Need.BATCHES, Need.TRAINING}),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._codes import log_determinant
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -23,5 +24,5 @@ INDICATOR = Indicator(
     "expressivity-regions",
     "log-determinant of the kernel of activation codes (NASWOT)",
     regions,
-    needs_codes=True,
+    needs=frozenset({Need.CODES}),
 )

@@ -7,6 +7,7 @@ score is the sum over its blocks. On a ``conv-only`` supernet, ops without a Bat
 from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -17,4 +18,9 @@ def gamma(candidate: Candidate) -> float:
     )
 
 
-INDICATOR = Indicator("gamma", "sum of mean |γ| of each chosen op's last BatchNorm (BN-NAS)", gamma)
+INDICATOR = Indicator(
+    "gamma",
+    "sum of mean |γ| of each chosen op's last BatchNorm (BN-NAS)",
+    gamma,
+    needs=frozenset({Need.TRAINING}),
+)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -20,4 +21,9 @@ def trainability(candidate: Candidate) -> float:
     return float(torch.stack(ratios).median()) if ratios else float("nan")
 
 
-INDICATOR = Indicator("trainability", "median of |γ|/σ with recalibrated σ", trainability)
+INDICATOR = Indicator(
+    "trainability",
+    "median of |γ|/σ with recalibrated σ",
+    trainability,
+    needs=frozenset({Need.BATCHES, Need.TRAINING}),
+)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 FLOOR = 0.1
@@ -33,5 +34,5 @@ INDICATOR = Indicator(
     "trainability-conditioning",
     "log-determinant of the correlations of normalised features, mean over BatchNorms",
     conditioning,
-    needs_spectra=True,
+    needs=frozenset({Need.SPECTRA}),
 )

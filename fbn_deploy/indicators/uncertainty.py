@@ -7,6 +7,7 @@ the softmax over the T passes, averaged over classes and images, is the model's 
 from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -22,4 +23,5 @@ INDICATOR = Indicator(
     "variance of predictions under Monte Carlo BatchNorm",
     uncertainty,
     higher_is_better=False,
+    needs=frozenset({Need.BATCHES, Need.TRAINING}),
 )

@@ -11,6 +11,7 @@ read behind the fair BatchNorms, so that every op counts.
 from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -24,5 +25,5 @@ INDICATOR = Indicator(
     "uncertainty-eigenvalue",
     "smallest eigenvalue of the correlations of normalised features, summed over BatchNorms",
     smallest_eigenvalues,
-    needs_spectra=True,
+    needs=frozenset({Need.SPECTRA}),
 )

@@ -13,7 +13,7 @@ from fbn_deploy.bench.choose import chosen
 from fbn_deploy.bench.settings import Asked
 from fbn_deploy.bench.trained import REASONS, Trained, trained_table
 from fbn_deploy.files import write_json
-from fbn_deploy.indicators import composite_rank
+from fbn_deploy.indicators import composite_rank, needs_training
 from fbn_deploy.pipeline.answers import LAST, scorers
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.train import loaded_supernet, trained_supernet
@@ -133,9 +133,10 @@ def _supernet(context: Context, asked: Asked) -> tuple[Supernet, dict[str, Any],
     """The supernet, its story for the report, and what identifies it in ``scores.jsonl``."""
     file = asked.settings.supernet
     if file is None:
-        supernet, seconds = trained_supernet(context)
-        settings = context.supernet_settings.as_json()
-        return supernet, {"settings": settings, "bn": context.bn, "seconds": seconds}, settings
+        trained = trained_supernet(context, needed=needs_training(asked.settings.indicators))
+        settings = trained.settings.as_json()
+        story = {"settings": settings, "bn": context.bn, "seconds": trained.seconds}
+        return trained.supernet, story, settings
     supernet, about = loaded_supernet(context, file)
     context.reporter.say(f"Supernet: {file}")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()

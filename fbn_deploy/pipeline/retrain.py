@@ -117,7 +117,7 @@ def _start(context: Context, architecture: Architecture, settings: RetrainSettin
             f"A warm start keeps the BatchNorms of the supernet, which are {context.bn}: set "
             f"fair_bn to {str(context.bn == 'fair').lower()}."
         )
-    supernet, _ = trained_supernet(context)
+    supernet = trained_supernet(context).supernet
     return subnet_of_supernet(supernet, architecture)
 
 

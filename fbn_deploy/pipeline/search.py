@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import FBNError, NothingFitsError
 from fbn_deploy.files import read_json, write_json
-from fbn_deploy.indicators import composite_rank, indicators_of
+from fbn_deploy.indicators import composite_rank, indicators_of, needs_training
 from fbn_deploy.latency.cache import LatencyCache
 from fbn_deploy.latency.meter import Confirmation, LatencyMeter
 from fbn_deploy.pipeline.answers import Coster, scorers
@@ -88,11 +88,12 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     if stored is not None:
         reporter.say(f"Search: {run.search}, done before")
         return stored
-    supernet, train_seconds = trained_supernet(context)
+    trained = trained_supernet(context, needed=needs_training([settings.indicator]))
+    supernet = trained.supernet
     scorer = scorers(
         context,
         supernet,
-        context.supernet_settings.as_json(),
+        trained.settings.as_json(),
         [settings.indicator],
         batches=settings.probe_batches,
         size=settings.probe_size,
@@ -135,7 +136,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     searched = time.monotonic()
     winner, confirmations = _confirmed(outcome.population, settings, coster, context)
     seconds = {
-        "train": round(train_seconds, 3),
+        "train": round(trained.seconds, 3),
         "survey": round(surveyed - started, 3),
         "search": round(searched - surveyed, 3),
         "confirm": round(time.monotonic() - searched, 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +11,72 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.loop import refuse_other_run
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.supernet.supernet import Supernet, build_supernet
-from fbn_deploy.supernet.training import train_supernet
+from fbn_deploy.supernet.training import SupernetSettings, train_supernet
 
 
-def trained_supernet(context: Context) -> tuple[Supernet, float]:
-    """The supernet of the run and the seconds that its training took.
+@dataclass(frozen=True)
+class Trained:
+    """A supernet, the settings that it was trained with, and the seconds that this took."""
+
+    supernet: Supernet
+    settings: SupernetSettings
+    seconds: float
+
+
+def trained_supernet(context: Context, *, needed: bool = True) -> Trained:
+    """The supernet of the run, none of whose parameters takes gradients.
 
     Read from ``supernet.safetensors`` if it is there, else trained, going on from the checkpoint
-    of a killed run.
+    of a killed run. ``needed=False``: nothing reads what training writes, so that a run that was
+    told no epochs keeps the random initialisation, as it does if it was trained before. An
+    initialisation that lies there gives way to training once that is needed.
     """
     run, supernet, job = context.run, context.supernet(), context.job
-    about = {**context.identity, "supernet": context.supernet_settings.as_json()}
+    settings = context.supernet_settings
+    untrained = replace(settings, epochs=0.0)
+    resting = settings.epochs is None and not needed
     stored = job.share_state(
         load_tensors(run.supernet) if job.is_first and run.supernet.exists() else None
     )
     if stored is not None:
         tensors, found = stored
         seconds = float(found.pop("seconds", 0.0))
-        refuse_other_run(run.supernet, found, about)
-        load_weights(supernet.network, tensors, run.supernet)
-        context.reporter.say(f"Supernet: {run.supernet}, trained before")
-    else:
-        seconds = train_supernet(
-            supernet,
-            context.data,
-            context.supernet_settings,
-            checkpoint=run.supernet_checkpoint,
-            about=about,
-            reporter=context.reporter,
-            job=job,
-        )
-        if job.is_first:
-            save_tensors(run.supernet, supernet.network.state_dict(), {**about, "seconds": seconds})
+        initial = found.get("supernet") == untrained.as_json()
+        if not initial or resting or settings == untrained:
+            settings = untrained if initial else settings
+            refuse_other_run(run.supernet, found, _about(context, settings))
+            load_weights(supernet.network, tensors, run.supernet)
+            context.reporter.say(f"Supernet: {run.supernet}, found there")
+            return _at_rest(context, supernet, settings, seconds)
+    elif resting:
+        settings = untrained
+    about = _about(context, settings)
+    seconds = train_supernet(
+        supernet,
+        context.data,
+        settings,
+        checkpoint=run.supernet_checkpoint,
+        about=about,
+        reporter=context.reporter,
+        job=job,
+    )
     if job.is_first:
-        run.supernet_checkpoint.unlink(missing_ok=True)
+        save_tensors(run.supernet, supernet.network.state_dict(), {**about, "seconds": seconds})
+    return _at_rest(context, supernet, settings, seconds)
+
+
+def _about(context: Context, settings: SupernetSettings) -> dict[str, Any]:
+    return {**context.identity, "supernet": settings.as_json()}
+
+
+def _at_rest(
+    context: Context, supernet: Supernet, settings: SupernetSettings, seconds: float
+) -> Trained:
+    if context.job.is_first:
+        context.run.supernet_checkpoint.unlink(missing_ok=True)
     for parameter in supernet.network.parameters():
         parameter.requires_grad_(False)
-    return supernet, seconds
+    return Trained(supernet, settings, seconds)
 
 
 def loaded_supernet(context: Context, path: Path) -> tuple[Supernet, dict[str, Any]]:
