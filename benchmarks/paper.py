@@ -17,96 +17,40 @@ from __future__ import annotations
 
 import argparse
 import collections
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
+from trained_tables import CELLS, MACRO, SMALL, Benchmark, Places, Setup, machine, one_thread
 
-from fbn_deploy.bench.choose import chosen
-from fbn_deploy.bench.csvfile import read_csv
-from fbn_deploy.bench.trained import Trained, trained_table
+from fbn_deploy.bench.trained import Trained
 from fbn_deploy.files import read_json, write_json
-from fbn_deploy.indicators import composite_rank, indicators_of, probe_batches, score
-from fbn_deploy.pipeline.context import Context, Given, open_run
-from fbn_deploy.pipeline.train import trained_supernet
-from fbn_deploy.progress import reporter
+from fbn_deploy.indicators import composite_rank, indicators_of
 from fbn_deploy.ranking import kendall, partial_kendall
 from fbn_deploy.supernet.costs import cost_table
 from fbn_deploy.supernet.supernet import Supernet
-from fbn_deploy.targets._cpu import device_name
 
 BATCH, SAMPLES, TOP = 64, 200, 10
 SHORT, LONG = 300, 3000  # steps; 390 see every image of half of CIFAR-10's training set once
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """A space at the size that is trained here, and the columns of its table."""
-
-    space: str
-    options: dict[str, Any]
-    table: str
-    architecture: str
-    accuracy: str
-    above: float
-
-
-CELLS = Benchmark(
-    "nasbench201", {"cells": 1, "channels": 32}, "nasbench201_cifar10.csv.gz", "arch_str",
-    "c10_test", 10.5,
-)  # fmt: skip
-MACRO = Benchmark(
-    "nasbench_macro", {"width": 0.5}, "nasbench_macro_cifar10.csv.gz", "arch", "acc_mean", 0.0
-)
-
-
-@dataclass(frozen=True)
 class Bench:
-    """Where images, tables and supernets are."""
+    """The analyses' supernets: seed 0, small, trained for about so many steps."""
 
-    images: Path
-    tables: Path
-    runs: Path
-
-    def context(self, of: Benchmark, bn: str, steps: int) -> Context:
-        """A run whose supernet is trained for about ``steps`` steps."""
-        run = self.runs / f"{of.space}-{bn}-{steps}"
-        given = Given(
-            space=of.space,
-            resolution=16,
-            options=of.options,
-            data=str(self.images),
-            bn=bn,
-            seed=0,
-            supernet={"epochs": steps * BATCH / 25_000, "batch_size": BATCH},
-        )
-        return open_run(run, given, reporter(False))
-
-    def rows(self, of: Benchmark, supernet: Supernet) -> list[Trained]:
-        """``SAMPLES`` networks, the same for every supernet of a space."""
-        table = trained_table(
-            read_csv(self.tables / of.table), supernet.space, [of.architecture], of.accuracy
-        )
-        return chosen(
-            table, supernet.space, samples=SAMPLES, seed=0, listed=None, min_accuracy=of.above
-        )[0]
+    places: Places
 
     def scores(
         self, of: Benchmark, bn: str, steps: int, names: Sequence[str]
     ) -> tuple[Supernet, list[Trained], list[dict[str, float]]]:
-        """All rows scored by the supernet of ``bn`` after ``steps`` steps."""
-        context = self.context(of, bn, steps)
-        supernet = trained_supernet(context).supernet
-        rows = self.rows(of, supernet)
-        probe = probe_batches(context.data, batches=4, batch_size=64, seed=0)
-        return supernet, rows, [score(supernet, row.architecture, probe, names) for row in rows]
+        """``SAMPLES`` networks scored by the supernet of ``bn`` after ``steps`` steps."""
+        training = {"epochs": steps * BATCH / 25_000, "batch_size": BATCH}
+        setup = Setup(of, SMALL[of.space], bn=bn, training=training)
+        return self.places.scores(setup, names, SAMPLES)
 
 
 def column(scores: Sequence[dict[str, float]], name: str) -> np.ndarray[Any, Any]:
@@ -228,20 +172,13 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/paper"))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/paper.json")
     given = parser.parse_args()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    torch.set_num_threads(1)
-    bench = Bench(given.images, given.tables, given.runs)
+    one_thread()
+    bench = Bench(Places(given.images, given.tables, given.runs))
     content = read_json(given.out) if given.out.exists() else {"schema": 1, "analyses": {}}
-    machine = {
-        "device": device_name(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
     for name in ANALYSES if given.analysis == "all" else [given.analysis]:
         found = ANALYSES[name](bench)
         Console().print(printed(name, found))
-        content["analyses"][name] = {"machine": machine, "samples": SAMPLES, "found": found}
+        content["analyses"][name] = {"machine": machine(), "samples": SAMPLES, "found": found}
         write_json(given.out, content)
 
 

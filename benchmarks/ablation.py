@@ -1,0 +1,109 @@
+"""What the ranking by ``cpi`` depends on: one factor at a time, three seeds.
+
+    python benchmarks/ablation.py --images CIFAR10 --tables DIR [--only FACTOR] [--seeds 0,1,2]
+
+Base: NAS-Bench-201 with one cell a stage, 32 channels, 16 pixels, fair BatchNorm, at its random
+initialisation, 4 batches of 64 images. A seed draws weights, images and 300 connected cells; all
+factors of a seed rank the same cells. Prints a table and writes ``results/ablation.json``; factors
+that are not run keep what stands there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from trained_tables import CELLS, SMALL, Places, Setup, machine, one_thread
+
+from fbn_deploy.files import read_json, write_json
+from fbn_deploy.indicators import composite_rank, indicators_of
+from fbn_deploy.ranking import kendall, kendall_among_best
+
+SAMPLES = 300
+PARTS = indicators_of("cpi")
+NAMES = tuple(dict.fromkeys([*PARTS, *indicators_of("cpi-paper")]))
+BASE = Setup(CELLS, SMALL["nasbench201"])
+
+
+def small(**options: Any) -> Setup:
+    return replace(BASE, options={**BASE.options, **options})
+
+
+def trained(steps: int, **settings: Any) -> Setup:
+    return replace(BASE, training={"epochs": steps * 64 / 25_000, **settings})
+
+
+FACTORS: dict[str, Setup] = {
+    "base": BASE,
+    "conv-only BatchNorm": replace(BASE, bn="conv-only"),
+    "16 channels": small(channels=16),
+    "64 channels": small(channels=64),
+    "3 cells": small(cells=3),
+    "32 pixels": replace(BASE, resolution=32),
+    "batches of 32": replace(BASE, batch_size=32),
+    "batches of 128": replace(BASE, batch_size=128),
+    "300 steps": trained(300),
+    "1,500 steps": trained(1500),
+    "1,500 steps, strict-fair": trained(300, sampler="fair"),  # 5 paths a step
+    "1,500 steps, SGD 0.1": trained(1500, optimizer="sgd"),
+    "1,500 steps, Adam 0.002": trained(1500, learning_rate=0.002),
+    "1,500 steps, all weights": trained(1500, train="all", learning_rate=0.002),
+}
+
+
+def ranked(scores: Sequence[Mapping[str, float]], accuracies: Sequence[float]) -> dict[str, float]:
+    """τ of the composites, of their parts, and of ``cpi`` among the best tenth."""
+    quality = -np.array(composite_rank("cpi", scores))
+    found = {
+        "cpi": kendall(quality, accuracies),
+        "cpi among the best 10 %": kendall_among_best(quality, accuracies),
+        "cpi-paper": kendall(-np.array(composite_rank("cpi-paper", scores)), accuracies),
+    }
+    for name in NAMES:
+        found[name] = kendall(-np.array(composite_rank(name, scores)), accuracies)
+    return {name: float("nan") if tau is None else float(tau) for name, tau in found.items()}
+
+
+def printed(factors: Mapping[str, Any]) -> Table:
+    """Means over the seeds."""
+    columns = list(next(iter(next(iter(factors.values())).values())))
+    table = Table("factor", *columns, title="Kendall τ, mean over seeds")
+    for name, by_seed in factors.items():
+        means = [statistics.mean(each[key] for each in by_seed.values()) for key in columns]
+        table.add_row(name, *(f"{mean:.3f}" for mean in means))
+    return table
+
+
+def main() -> None:
+    """Runs the factors in turn, all seeds of one before the next."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--only", action="append", choices=list(FACTORS))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/ablation.json")
+    given = parser.parse_args()
+    one_thread()
+    places = Places(given.images, given.tables, given.runs)
+    content = read_json(given.out) if given.out.exists() else {"schema": 1, "factors": {}}
+    for name in given.only or FACTORS:
+        for seed in given.seeds.split(","):
+            setup = replace(FACTORS[name], seed=int(seed))
+            _, rows, scores = places.scores(setup, NAMES, SAMPLES)
+            found = ranked(scores, [row.accuracy for row in rows])
+            content["factors"].setdefault(name, {})[seed] = found
+            content |= {"machine": machine(), "samples": SAMPLES}
+            write_json(given.out, content)
+    Console(width=160).print(printed(content["factors"]))
+
+
+if __name__ == "__main__":
+    main()
