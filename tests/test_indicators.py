@@ -244,7 +244,7 @@ def test_one_set_of_forward_passes_serves_the_indicators_of_the_supernet() -> No
 def test_codes_are_computed_only_for_those_that_need_them() -> None:
     supernet = build_supernet(definition("nasbench201", 16, SPACES["nasbench201"]), 10)
     architecture = supernet.space.sample(random.Random(0))
-    without = Candidate(Setting(supernet, PROBE, codes=False), architecture)
+    without = Candidate(Setting(supernet, PROBE, frozenset()), architecture)
     assert without.observation.code_kernel is None
     assert Candidate(Setting(supernet, PROBE), architecture).observation.code_kernel is not None
 
