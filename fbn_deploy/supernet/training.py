@@ -131,6 +131,7 @@ def train_supernet(
     trained = [p for p in network.parameters() if p.requires_grad]
     decisions, paths = supernet.space.decisions, sampler(settings.sampler)
     criterion = nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
+    told: list[int] = []
 
     def backward(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
         losses, totals = [], None
@@ -147,7 +148,12 @@ def train_supernet(
         if totals is not None:
             for parameter, total in zip(trained, totals, strict=True):
                 parameter.grad = None if total is None else total.div_(own)
-        job.average_gradients(trained)
+        sent = job.average_gradients(trained)
+        if sent and not told:
+            told.append(sent)
+            reporter.say(
+                f"{job.size} processes; each hands over {sent:,} bytes of gradients a step"
+            )
         return torch.stack(losses).mean()
 
     batches = train_batches(
