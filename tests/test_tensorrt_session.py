@@ -112,6 +112,7 @@ def test_layers_bear_the_names_of_nodes_or_their_own(opened: Opened) -> None:
     assert not session.uses_graph  # a profiler sees nothing inside a graph
     assert list(layers) == ["Reformatting CopyNode", "stem.conv", "head.pool"]
     assert layers["stem.conv"].op == "CaskConvolution"
+    assert layers["stem.conv"].nodes == ("stem.conv", "stem.relu")
     assert layers["stem.conv"].latency_ms == pytest.approx(0.2)
     session.close()
     assert not cuda.live

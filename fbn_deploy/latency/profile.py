@@ -40,6 +40,9 @@ class Layer:
     """True for a layer that is no node of the model: a change of memory layout, mostly."""
     latency_ms: float
     share: float
+    nodes: tuple[str, ...] = ()
+    """Every ONNX node that was fused into it, where the runtime says. Exported nodes begin with
+    the choice that they are of: ``stage1_0.mb6_k3.depthwise.conv/Conv``."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,10 @@ class NetworkProfile:
                 )
             return cls(
                 record=LatencyRecord.from_json(value["latency"]),
-                layers=tuple(Layer(**layer) for layer in value["layers"]),
+                layers=tuple(
+                    Layer(**{**layer, "nodes": tuple(layer.get("nodes", ()))})
+                    for layer in value["layers"]
+                ),
                 runs=value["layers_runs"],
             )
         except (KeyError, TypeError) as error:
@@ -124,6 +130,7 @@ def named_layers(times: list[LayerTime], model: onnx.ModelProto) -> tuple[Layer,
                 added=node is None,
                 latency_ms=time.latency_ms,
                 share=time.latency_ms / total_ms,
+                nodes=time.nodes,
             )
         )
     return tuple(layers)

@@ -32,6 +32,8 @@ class LayerTime:
     name: str
     op: str
     latency_ms: float
+    nodes: tuple[str, ...] = ()
+    """Every ONNX node that was fused into it, where the runtime says."""
 
 
 class Session(Protocol):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from fbn_deploy.targets._engines import EngineBuilder
 from fbn_deploy.targets._tensorrt.package import TENSORRT
 from fbn_deploy.targets._tensorrt.target import TensorRtTarget
 
-TARGET = TensorRtTarget(
+TARGET: EngineBuilder = TensorRtTarget(
     TENSORRT,
     name="tensorrt",
     description="TensorRT on an NVIDIA GPU",

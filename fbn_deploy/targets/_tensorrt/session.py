@@ -214,6 +214,7 @@ class TensorRtSession:
                     name=(layer and layer.main_node()) or name,
                     op=layer.op if layer else "",
                     latency_ms=_opening.interquartile_mean(times),
+                    nodes=layer.nodes if layer else (),
                 )
             )
         return found
