@@ -1,0 +1,137 @@
+"""The target on a GPU that is played: what is built, what is taken as it was delivered, for whom
+timings are kept."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_gpu import Cuda, TensorRt
+from test_targets import images, small_network
+from test_tensorrt_engines import needs_builder
+from test_tensorrt_session import expected
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.targets import _cuda
+from fbn_deploy.targets._engines import EngineOptions
+from fbn_deploy.targets._tensorrt.builder import BuilderProcess, BuiltEngine
+from fbn_deploy.targets._tensorrt.package import TENSORRT_RTX, Package
+from fbn_deploy.targets._tensorrt.target import TensorRtTarget
+from fbn_deploy.targets._tensorrt.timing_cache import cache_path
+
+PACKAGE = Package("played_trt", "TensorRT", "Install it", False, False)
+LISTED = SimpleNamespace(SM80=1, SM89=2, SM120=3)
+
+
+class PlayedBuilder:
+    """Engines are the ONNX models themselves; counts how many it built."""
+
+    built = 0
+    timing_cache: Path | None = None
+
+    def build(self, model: bytes | Path, options: EngineOptions, **said: Any) -> BuiltEngine:
+        self.built += 1
+        self.timing_cache = said["timing_cache"]
+        plan = model.read_bytes() if isinstance(model, Path) else model
+        return BuiltEngine(plan, {"seconds": 0.1, "warnings": [], "layers": []})
+
+
+@pytest.fixture
+def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRtTarget:
+    cuda = Cuda()
+    monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=cuda))
+    monkeypatch.setitem(sys.modules, "played_trt", TensorRt(cuda))
+    monkeypatch.setenv("FBN_CACHE_DIR", str(tmp_path / "cache"))
+    for name, value in {
+        "driver_problem": None, "device_name": "NVIDIA L4", "compute_capability": (8, 9),
+        "driver_version": "13.0", "driver_release": "580.95",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(_cuda, name, lambda value=value: value)
+    target = TensorRtTarget(PACKAGE, "tensorrt", "played", 1)
+    target.__dict__["_builder"] = PlayedBuilder()
+    return target
+
+
+def test_a_model_is_built_through_the_timing_cache_and_run(
+    target: TensorRtTarget, tmp_path: Path
+) -> None:
+    x = images()
+    with target.open(small_network(), batch=1, threads=1) as session:
+        np.testing.assert_allclose(
+            session.run({"x": x})["y"], expected(small_network(), x), rtol=1e-5
+        )
+    assert target._builder.timing_cache.parent == tmp_path / "cache" / "played_trt"  # type: ignore[union-attr]
+
+
+def test_the_engine_that_was_delivered_is_the_one_that_is_measured(
+    target: TensorRtTarget, tmp_path: Path
+) -> None:
+    model, builder = tmp_path / "model.onnx", target._builder
+    model.write_bytes(small_network())
+    target.engine_from_onnx(model, target.engine_path(model))
+    assert builder.built == 1  # type: ignore[attr-defined]
+    target.open(model, batch=1, threads=1).close()
+    target.open(target.engine_path(model), batch=1, threads=1).close()
+    assert builder.built == 1  # type: ignore[attr-defined]
+    model.write_bytes(small_network(value=0.2))
+    target.open(model, batch=1, threads=1).close()
+    assert builder.built == 2  # type: ignore[attr-defined]
+
+
+def test_an_engine_of_another_gpu_is_not_taken_for_a_model_and_refused_by_name(
+    target: TensorRtTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(small_network())
+    target.engine_from_onnx(model, target.engine_path(model))
+    monkeypatch.setattr(_cuda, "device_name", lambda: "NVIDIA A10")
+    with pytest.raises(FBNError, match=r"was built for NVIDIA L4 .* and this is NVIDIA A10"):
+        target.open(target.engine_path(model), batch=1, threads=1)
+    target.open(model, batch=1, threads=1).close()
+    assert target._builder.built == 2  # type: ignore[attr-defined]
+
+
+def test_a_gpu_that_the_package_does_not_know_is_said_with_those_that_it_knows(
+    target: TensorRtTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert target.missing() is None
+    sys.modules["played_trt"].ComputeCapability = LISTED  # type: ignore[attr-defined]
+    assert target.missing() is None
+    monkeypatch.setattr(_cuda, "compute_capability", lambda: (9, 0))
+    assert r"capability 9.0); it runs on 8.0, 8.9, 12.0" in str(target.missing())
+    with pytest.raises(FBNError, match="is not ready: TensorRT 11"):
+        target.open(small_network(), batch=1, threads=1)
+
+
+def test_timings_are_kept_apart_by_gpu_version_driver_and_flags(
+    target: TensorRtTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = target._cache("timing", EngineOptions())
+    assert plain == target._cache("timing", EngineOptions(batch=4))
+    others = {target._cache("timing", EngineOptions(hardware="ampere-plus"))}
+    others.add(target._cache("timing", EngineOptions(version_compatible=True)))
+    for name, value in (("device_name", "NVIDIA A10"), ("driver_release", "581.0")):
+        with monkeypatch.context() as patch:
+            patch.setattr(_cuda, name, lambda value=value: value)
+            others.add(target._cache("timing", EngineOptions()))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules["played_trt"], "__version__", "10.16.1")
+        others.add(target._cache("timing", EngineOptions()))
+    assert len(others - {plain}) == 5
+
+
+@needs_builder
+def test_the_timing_cache_is_written_whole_and_a_damaged_one_does_no_harm(tmp_path: Path) -> None:
+    path = cache_path(tmp_path, {"gpu": "none"}, "timing")
+    builder = BuilderProcess(TENSORRT_RTX)
+    builder.build(small_network(), EngineOptions(), timing_cache=path)
+    assert path.stat().st_size > 0
+    builder.build(small_network(channels=8), EngineOptions(), timing_cache=path)
+    path.write_bytes(b"damaged")
+    assert builder.build(small_network(), EngineOptions(), timing_cache=path).plan
+    builder.stop()
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
