@@ -46,4 +46,5 @@ def amax(histogram: Histogram) -> float:
         q_sum += np.where(outliers > 0, outliers * log_q_last, 0.0)
         divergence = (p_sum - q_sum) / n - np.log(n / n_inside)
     divergence[n_inside == 0] = np.inf
-    return float(histogram.amax * i[int(np.argmin(divergence))] / bins)
+    best = len(i) - 1 - int(np.argmin(divergence[::-1]))  # of equals the widest: clips least
+    return float(histogram.amax * i[best] / bins)
