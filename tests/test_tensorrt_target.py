@@ -135,3 +135,23 @@ def test_the_timing_cache_is_written_whole_and_a_damaged_one_does_no_harm(tmp_pa
     assert builder.build(small_network(), EngineOptions(), timing_cache=path).plan
     builder.stop()
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_builder_that_runs_out_of_memory_is_one_error_and_the_older_engine_stays(
+    target: TensorRtTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(small_network())
+    engine = target.engine_path(model)
+    target.engine_from_onnx(model, engine)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    def fails(*_: Any, **__: Any) -> BuiltEngine:
+        raise FBNError("Error Code 2: OutOfMemory (requested size was 8 GB)")
+
+    monkeypatch.setattr(target._builder, "build", fails)
+    model.write_bytes(small_network(value=0.3))
+    with pytest.raises(FBNError, match=r"model\.onnx was not built on target 'tensorrt': .* 8 GB"):
+        target.engine_from_onnx(model, engine)
+    before[model] = model.read_bytes()
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
