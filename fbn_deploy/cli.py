@@ -14,8 +14,16 @@ from fbn_deploy.distributed import JobEndedError, this_rank
 from fbn_deploy.errors import FBNError
 
 PACKAGE = "fbn_deploy.commands"
+# What fbn-deploy[search] brings and a device does without.
+WORKSTATION = frozenset(
+    ("torch", "torchvision", "onnx", "onnx_ir", "onnxscript", "fvcore", "safetensors", "sklearn",
+     "scipy", "PIL", "timm", "ml_dtypes", "google")
+)  # fmt: skip
 # The order in which people use them; a command that is not named here follows, by name.
-ORDER = ("train", "search", "retrain", "export", "profile", "deploy", "bench", "fold")
+ORDER = (
+    "train", "search", "retrain", "export", "profile", "deploy", "bench", "fold", "bundle",
+    "measure", "latency",
+)  # fmt: skip
 
 ENDING_S = 8.0  # torchrun stops the processes of a job a second or two after one has failed
 
@@ -59,6 +67,15 @@ def main() -> None:
     except FBNError as error:
         _say(error, f"fbn: {error}")
         raise SystemExit(error.exit_code) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in WORKSTATION:
+            raise
+        print(
+            f"fbn: this command needs {error.name}, which is not installed here. Install it with "
+            'pip install "fbn-deploy[search]", or run the command on a machine that has it.',
+            file=sys.stderr,
+        )
+        raise SystemExit(FBNError.exit_code) from None
     except OSError as error:  # a disk or directory that fails where nobody expects it
         _say(error, f"fbn: {error}. Mend it and start the same command again.")
         raise SystemExit(FBNError.exit_code) from None

@@ -18,6 +18,13 @@ def winner(found: dict[str, Any], run: Path) -> str:
             f"{confirmed['upper_ms']:.3f} ms, budget {limit:g} ms"
             + (" (the machine was disturbed)" if confirmed["disturbed"] else "")
         )
+    for target, known in costs.get("latency_ms_by_target", {}).items():
+        if target not in best["confirmed"]:
+            low, high = known["interval"]
+            lines.append(
+                f"Predicted for {target}: {known['predicted']:.3f} ms ({low:.3f} to {high:.3f}). "
+                "It was not measured there; run fbn profile model.onnx on the device."
+            )
     lines.append(
         f"{costs['flops'] / 1e6:.1f} M multiply-adds, {costs['params'] / 1e6:.2f} M parameters"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from test_targets import READY, small_network
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.profile import Layer, NetworkProfile, named_layers, profile_network
-from fbn_deploy.latency.table import profile_table
+from fbn_deploy.latency.record import LatencyRecord
+from fbn_deploy.latency.table import profile_table, story
 from fbn_deploy.targets import LayerTime, Target
 
 PROFILE = NetworkProfile(
@@ -92,3 +94,9 @@ def test_the_table_shows_every_layer_its_bar_and_the_sum_against_the_whole() -> 
     assert "ReorderOutput (added)" in second
     assert "100% of the whole (2.000 ms)" in text
     assert "Undisturbed" in text
+
+
+def test_the_story_says_on_which_cores_it_ran() -> None:
+    pinned = dataclasses.replace(PROFILE.record, cores=(1, 3))
+    assert any("threads 1 on cores 1, 3" in line for line in story(pinned))
+    assert LatencyRecord.from_json(pinned.as_json()) == pinned

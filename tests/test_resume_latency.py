@@ -25,8 +25,16 @@ LatencyMeter.confirm_in_fresh_process.__kwdefaults__["protocol"] = "quick"
 from fbn_deploy.cli import main
 main()
 """
+# The same with latencies predicted from a table of few networks.
+PREDICTING = (
+    """
+from fbn_deploy.pipeline import parts
+parts.parts_of.__kwdefaults__["probes"] = 10
+"""
+    + FBN
+)
 SEARCH = [
-    sys.executable, "-c", FBN, "search", "--space", "nasbench201", "-o", "channels=4", "-o",
+    "search", "--space", "nasbench201", "-o", "channels=4", "-o",
     "cells=1", "--resolution", "16", "--epochs", "0.5", "--target", "onnxruntime-cpu",
     "--candidates", "8", "--probe-size", "16", "--probe-batches", "2",
 ]  # fmt: skip
@@ -36,8 +44,9 @@ TIMEOUT_S = 300.0
 class Searches:
     """Searches that share one latency cache."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, program: str = FBN, *options: str) -> None:
         self.folder = folder
+        self.command = [sys.executable, "-c", program, *SEARCH, *options]
         self.cache = folder / "cache"
 
     def records(self) -> list[LatencyRecord]:
@@ -45,7 +54,7 @@ class Searches:
 
     def start(self, name: str, budget: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*SEARCH, "--latency-budget", budget, "--run", str(self.folder / name)],
+            [*self.command, "--latency-budget", budget, "--run", str(self.folder / name)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -98,4 +107,27 @@ def test_a_killed_search_under_a_latency_budget_ends_like_an_unbroken_one(tmp_pa
     assert any(record.conditions.process == 1 for record in searches.records())
     num_records = len(searches.records())
     assert searches.result("whole", budget) == broken
+    assert len(searches.records()) == num_records, "The unbroken search measured something anew."
+
+
+def test_a_search_that_predicts_ends_the_same_when_killed_while_it_measures_its_table(
+    tmp_path: Path,
+) -> None:
+    searches = Searches(tmp_path, PREDICTING, "--predictor", "table")
+    for count in (5, 20):
+        process = searches.start("broken", "1s")
+        assert searches.kill_when(lambda records, n=count: len(records) >= n, process)
+    broken = searches.result("broken", "1s")
+    about = broken["latency"]["onnxruntime-cpu"]
+    assert about["predictor"] == "table"
+    assert about["probes"] == about["quality"]["probes"] == 10
+    for candidate in broken["candidates"]:
+        latency = candidate["costs"]["latency_ms"]
+        if latency["interval"] is None:  # it has a block that none of the ten networks has
+            assert latency["measured"] > 0
+        else:
+            assert latency["interval"][0] < latency["predicted"] < latency["interval"][1]
+    assert broken["best"]["costs"]["latency_ms"]["measured"] is not None
+    num_records = len(searches.records())
+    assert searches.result("whole", "1s") == broken
     assert len(searches.records()) == num_records, "The unbroken search measured something anew."

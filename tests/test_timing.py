@@ -117,6 +117,36 @@ def test_when_most_runs_are_preempted_all_of_them_count() -> None:
     assert timing.preempted == 1.0
 
 
+@pytest.mark.parametrize(("one_thread", "expected_ms"), [(True, 2.0), (False, 7.0)])
+def test_what_preempted_runs_of_one_thread_waited_is_taken_off(
+    one_thread: bool, expected_ms: float
+) -> None:
+    machine = HandMachine()
+
+    def enqueue() -> None:
+        machine.switches += 1
+        machine.time_s += 0.007
+        machine.waited_s += 0.005
+
+    timing = time_runs(enqueue, FIVE_ROUNDS, machine, one_thread=one_thread)
+    assert timing.value_ms == pytest.approx(expected_ms)
+    assert timing.min_ms <= timing.value_ms
+    assert timing.p90_ms == pytest.approx(7.0)
+    assert any("waited for a core 71%" in reason for reason in timing.disturbed)
+
+
+def test_nothing_is_taken_off_what_the_device_s_own_clock_says() -> None:
+    machine = HandMachine()
+
+    def enqueue() -> float:
+        machine.switches += 1
+        machine.time_s += 0.007
+        machine.waited_s += 0.005
+        return 0.5
+
+    assert time_runs(enqueue, FIVE_ROUNDS, machine, one_thread=True).value_ms == 0.5
+
+
 @pytest.mark.parametrize(
     ("counter", "said"),
     [("waited_s", "waited for a core 20%"), ("pressure_s", "pressure"), ("steal_s", "steal")],

@@ -95,6 +95,8 @@ class SearchOptions:
     indicator: options.IndicatorName = "cpi"
     probe_batches: options.ProbeBatches = 4
     probe_size: options.ProbeSize = 64
+    predictor: options.PredictorName = "auto"
+    latency_table: options.LatencyTables = None
 
     def settings(self) -> SearchSettings:
         """Checked throughout; all budgets that cannot be read in one ``FBNError``."""
@@ -124,6 +126,8 @@ class SearchOptions:
             indicator=self.indicator,
             probe_batches=self.probe_batches,
             probe_size=self.probe_size,
+            predictor=self.predictor,
+            latency_tables=tuple(str(path.absolute()) for path in self.latency_table or []),
         ).resolved()
 
 

@@ -113,6 +113,17 @@ IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn
 ProbeBatches = Annotated[int, typer.Option("--probe-batches", help="Batches that score one.")]
 ProbeSize = Annotated[int, typer.Option("--probe-size", help="Images in each of them.")]
 RecipeName = Annotated[str, typer.Option("--recipe", help="How the subnet is trained.")]
+PredictorName = Annotated[
+    str,
+    typer.Option(
+        "--predictor",
+        help="Latencies of candidates: table (from measured blocks), whole (each measured), auto.",
+    ),
+]
+LatencyTables = Annotated[
+    list[Path] | None,
+    typer.Option("--latency-table", help="Table of fbn measure; searches for that device."),
+]
 RetrainEpochs = Annotated[
     float | None,
     typer.Option(

@@ -22,6 +22,10 @@ def command(
     throughput: Annotated[
         bool, typer.Option("--throughput", help="Images a second over batch sizes instead.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="JSON file; of a run it is profile.json.", show_default=False),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Measures latency with its story, and by layer; or throughput."""
@@ -34,4 +38,6 @@ def command(
         )
         return show(json_output, rates.as_json(), rates.text())
     found = stage.profile(model, target=target, threads=threads, batch=batch, precision=precision)
+    if out is not None:
+        found.save(out)
     show(json_output, found.as_json(), profile_table(found))

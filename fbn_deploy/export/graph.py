@@ -25,6 +25,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.export.subgraph import model_from_nodes
 from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.choice import ONNX_DOMAIN, opened
 from fbn_deploy.supernet.supernet import Supernet
@@ -64,21 +65,39 @@ def candidate_graphs(supernet: Supernet, batch: int) -> Callable[[Architecture],
 
 
 def closed(model: ir.Model, architecture: Mapping[str, str]) -> ir.Model:
-    """The graph of one architecture out of ``onnx_from_supernet``; ``model`` is not changed."""
-    model = model.clone()
-    for node in list(model.graph):
-        if node.domain == ONNX_DOMAIN and node.op_type == "Choice":
-            options = node.attributes["options"].as_strings()
-            chosen = node.inputs[
-                options.index(architecture[node.attributes["decision"].as_string()])
-            ]
-            output = node.outputs[0]
-            assert chosen is not None, "A candidate without an output."
-            ir.convenience.replace_all_uses_with(output, chosen, replace_graph_outputs=True)
-            model.graph.remove(node, safe=True)
-    RemoveUnusedNodesPass()(model)
-    model.opset_imports.pop(ONNX_DOMAIN, None)
-    return model
+    """The graph of one architecture out of ``onnx_from_supernet``; ``model`` is not changed.
+
+    Only what the architecture reads is copied: most of a supernet is what was not chosen.
+    """
+    instead = {
+        node.outputs[0]: _chosen(node, architecture) for node in model.graph if _is_choice(node)
+    }
+
+    def meant(value: ir.Value) -> ir.Value:
+        while value in instead:
+            value = instead[value]
+        return value
+
+    needed = {meant(value) for value in model.graph.outputs}
+    kept = []
+    for node in reversed(model.graph):
+        if not _is_choice(node) and not needed.isdisjoint(node.outputs):
+            kept.append(node)
+            needed.update(meant(value) for value in node.inputs if value is not None)
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    return model_from_nodes(kept[::-1], inputs, outputs, instead)
+
+
+def _is_choice(node: ir.Node) -> bool:
+    return node.domain == ONNX_DOMAIN and node.op_type == "Choice"
+
+
+def _chosen(node: ir.Node, architecture: Mapping[str, str]) -> ir.Value:
+    options = node.attributes["options"].as_strings()
+    decision = node.attributes["decision"].as_string()
+    chosen = node.inputs[options.index(architecture[decision])]
+    assert chosen is not None, "A candidate without an output."
+    return chosen
 
 
 def _exported(

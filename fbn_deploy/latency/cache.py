@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,6 +83,16 @@ class LatencyCache:
                 database.execute("INSERT OR REPLACE INTO latency VALUES (?, ?, ?, ?)", row)
                 stored = record
         return stored
+
+    def add(self, records: Iterable[LatencyRecord]) -> int:
+        """Stores all of ``records``, as ``put`` does, or none; how many were not there before."""
+        rows = [
+            (r.conditions.key(), r.conditions.target, r.conditions.network, json.dumps(r.as_json()))
+            for r in records
+        ]
+        with self._writing() as database:
+            statement = "INSERT OR IGNORE INTO latency VALUES (?, ?, ?, ?)"
+            return database.executemany(statement, rows).rowcount
 
     def records(self, target: str | None = None) -> list[LatencyRecord]:
         """Every record, or those of one target, oldest first."""

@@ -88,6 +88,13 @@ class ThisMachine:
         )
 
 
+def allowed_cores() -> tuple[int, ...] | None:
+    """The cores that this process may run on; None where the system does not say."""
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    return tuple(sorted(os.sched_getaffinity(0)))
+
+
 def _waited_s() -> float:
     """Run-queue delay of all threads: the second number of their ``schedstat``, nanoseconds."""
     total_ns = 0

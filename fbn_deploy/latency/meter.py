@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import unknown
 from fbn_deploy.latency import confirm
+from fbn_deploy.latency.machine import allowed_cores
 from fbn_deploy.latency.network import Network, network_from
 from fbn_deploy.latency.record import Conditions, LatencyRecord, conditions_of, utc_now
 from fbn_deploy.latency.slowdown import slow_reference_us, slowdown_of
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from fbn_deploy.latency.cache import LatencyCache
     from fbn_deploy.targets import Target
 
-    Model = onnx_ir.Model | bytes | Path
+    Model = onnx_ir.Model | bytes | Path | Network
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Confirmation:
 class LatencyMeter:
     """Measures models on ``target``, one at a time; with ``cache=None`` nothing is remembered.
 
-    The methods take an ``onnx_ir.Model``, the bytes of an ONNX model or its path, and raise
+    The methods take an ``onnx_ir.Model``, the bytes of an ONNX model, its path, or any of these as
+    a ``Network``, and raise
     ``FBNError`` when the target cannot open it. ``fresh=True`` measures, and returns what it
     measured, although the cache has a record.
     """
@@ -106,6 +109,13 @@ class LatencyMeter:
         conditions = self._conditions(network, how)
         stored = None if fresh else self._from_cache(conditions)
         return stored or self._keep(self._measured(network, conditions, how), fresh)
+
+    def known(
+        self, network_hash: str, inputs: Mapping[str, tuple[int, ...]], protocol: str = "quick"
+    ) -> LatencyRecord | None:
+        """The cached latency of a network whose structure hash is known; None if there is none."""
+        network = Network(b"", network_hash, inputs)
+        return self._from_cache(self._conditions(network, _protocol(protocol)))
 
     def confirm(self, model: Model, *, fresh: bool = False) -> LatencyRecord:
         """The latency under the careful protocol, measured in this process."""
@@ -168,10 +178,10 @@ class LatencyMeter:
         with self.target.open(
             network.source, batch=self.batch, threads=self.threads, precision=self.precision
         ) as session:
-            timing = time_runs(session.enqueue, protocol)
+            timing = time_runs(session.enqueue, protocol, one_thread=self.threads == 1)
             clock_mhz = self.target.clock_mhz()
         self._count(start_s)
-        return LatencyRecord(conditions, timing, utc_now(), clock_mhz)
+        return LatencyRecord(conditions, timing, utc_now(), clock_mhz, cores=allowed_cores())
 
     def _measured_elsewhere(
         self, network: Network, conditions: Conditions, protocol: TimingProtocol

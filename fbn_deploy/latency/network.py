@@ -9,7 +9,7 @@ Reshape, starts of Slice) and scalars (the bounds of Clip, the 1/√2 of an exac
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ class Network:
 
     source: bytes | Path
     hash: str
-    inputs: dict[str, tuple[int | None, ...]]
+    inputs: Mapping[str, tuple[int | None, ...]]
     """Input name → shape; None where a dimension is free."""
 
     def input_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
@@ -40,8 +40,11 @@ class Network:
         }
 
 
-def network_from(model: onnx_ir.Model | bytes | Path) -> Network:
-    """``model`` ready for a target. Raises ``FBNError`` like ``proto_from``."""
+def network_from(model: onnx_ir.Model | bytes | Path | Network) -> Network:
+    """``model`` ready for a target, or as it is where that was done before (then the onnx package
+    is not needed). Raises ``FBNError`` like ``proto_from``."""
+    if isinstance(model, Network):
+        return model
     source, proto = proto_from(model)
     return Network(source, structure_hash(proto), _inputs(proto))
 

@@ -19,8 +19,8 @@ from fbn_deploy.latency.record import LatencyRecord
 
 if TYPE_CHECKING:
     import onnx
+    import onnx_ir
 
-    from fbn_deploy.latency.meter import Model
     from fbn_deploy.targets import LayerTime, Target
 
 SCHEMA = 1
@@ -96,7 +96,7 @@ class NetworkProfile:
 
 
 def profile_network(
-    model: Model,
+    model: onnx_ir.Model | bytes | Path,
     target: Target,
     *,
     batch: int = 1,

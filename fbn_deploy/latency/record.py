@@ -104,6 +104,10 @@ class LatencyRecord:
     """``reference_us`` when the machine is slow, as known at that time (``slowdown.py``); None
     where too little was known. Stored with the record, so that what follows from it stays."""
 
+    cores: tuple[int, ...] | None = None
+    """The cores that the process was allowed to run on (its pinning); None where the system does
+    not say. On a GPU target they only start the work."""
+
     @property
     def value_ms(self) -> float:
         """The median in milliseconds."""
@@ -124,6 +128,7 @@ class LatencyRecord:
             "date": self.date,
             "clock_mhz": self.clock_mhz,
             "slow_reference_us": self.slow_reference_us,
+            "cores": None if self.cores is None else list(self.cores),
             "conditions": self.conditions.as_json(),
         }
 
@@ -136,6 +141,7 @@ class LatencyRecord:
                     f"A latency record has the schema {value['schema']}; this version of "
                     f"fbn_deploy reads schema {SCHEMA}. Measure again, or update fbn_deploy."
                 )
+            cores = value.get("cores")  # older records have none
             names = [field.name for field in dataclasses.fields(Timing)]
             numbers = {name: value[name] for name in names}
             numbers["disturbed"] = tuple(numbers["disturbed"])
@@ -144,7 +150,8 @@ class LatencyRecord:
                 timing=Timing(**numbers),
                 date=value["date"],
                 clock_mhz=value["clock_mhz"],
-                slow_reference_us=value.get("slow_reference_us"),  # older records have none
+                slow_reference_us=value.get("slow_reference_us"),  # nor do they have this
+                cores=None if cores is None else tuple(cores),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FBNError(f"This is no latency record: {error!r} in its JSON.") from error

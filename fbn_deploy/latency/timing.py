@@ -2,7 +2,10 @@
 
 Samples are wall times of single runs. A run during which the kernel took the core away (an
 involuntary context switch of this process) says nothing about the network: such samples are
-counted, kept in p90 and p99, and left out of the median as long as half of them remain.
+counted, kept in p90 and p99, and left out of the median as long as half of them remain. Where
+preemption is the rule (a long run on a busy machine has no undisturbed sample at all), what the
+process waited for a core meanwhile (the scheduler's run-queue delay) is taken off each of them;
+with several threads that wait at the same time it is not known, and nothing is taken off.
 
 The confidence interval comes from the medians of rounds (batch means): m ± t·s/√k over k rounds,
 because neighbouring runs are far from independent. It covers what varies between rounds, not a
@@ -49,6 +52,7 @@ _MAX_PRESSURE = 0.10
 _MAX_STEAL = 0.02
 _MAX_SPREAD = 0.05
 _MIN_RUNS_PER_ROUND = 3
+_METHOD = "waits off"  # changes when the same runs would give another number
 
 Enqueue = Callable[[], "float | None"]
 _MAD_TO_SIGMA = 1.4826
@@ -71,9 +75,9 @@ class TimingProtocol:
 
     @property
     def label(self) -> str:
-        """Name and every number: records made under another protocol are not mixed with these."""
+        """Name, method and every number: records made otherwise are not mixed with these."""
         numbers = dataclasses.astuple(self)[1:]
-        return f"{self.name}({', '.join(f'{number:g}' for number in numbers)})"
+        return f"{self.name}({', '.join(f'{number:g}' for number in numbers)}; {_METHOD})"
 
 
 QUICK = TimingProtocol(
@@ -117,6 +121,7 @@ class Timing:
     p90_ms: float
     p99_ms: float
     min_ms: float
+    """The shortest run; the median where waits were taken off and that is less."""
     n: int
     rounds: int
     spread: float
@@ -133,11 +138,18 @@ class Timing:
     """What disturbed the measurement, in words; empty when nothing did."""
 
 
-def time_runs(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine | None = None) -> Timing:
+def time_runs(
+    enqueue: Enqueue,
+    protocol: TimingProtocol,
+    machine: Machine | None = None,
+    *,
+    one_thread: bool = False,
+) -> Timing:
     """Times ``enqueue``, which runs once and returns when it is done.
 
     What it returns is the time in milliseconds by the device's clock; where that is None, the
-    wall time of the call is taken.
+    wall time of the call is taken. ``one_thread`` says that one thread at a time works on a run,
+    so that its waiting can be told.
 
     A disturbed measurement is made again after a pause that doubles, ``protocol.attempts`` times
     in all; the one with the fewest disturbances and the narrowest interval is returned.
@@ -149,7 +161,7 @@ def time_runs(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine | Non
         for attempt in range(protocol.attempts):
             if attempt:
                 machine.sleep(2.0 ** (attempt - 1))
-            timings.append(_timed_rounds(enqueue, protocol, machine))
+            timings.append(_timed_rounds(enqueue, protocol, machine, one_thread))
             if not timings[-1].disturbed:
                 break
     return min(timings, key=lambda t: (len(t.disturbed), (t.high_ms - t.low_ms) / t.value_ms))
@@ -159,13 +171,15 @@ def time_runs(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine | Non
 class _Round:
     clean_ms: tuple[float, ...]
     preempted_ms: tuple[float, ...]
+    waitless_ms: tuple[float, ...]
+    """The preempted samples less what they waited for a core."""
     reference_us: float
 
     @property
     def used_ms(self) -> tuple[float, ...]:
         """The clean samples, or all when preemption was the rule."""
         enough = len(self.clean_ms) >= len(self.preempted_ms)
-        return self.clean_ms if enough else self.clean_ms + self.preempted_ms
+        return self.clean_ms if enough else self.clean_ms + self.waitless_ms
 
 
 def _warm_up(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> None:
@@ -176,7 +190,9 @@ def _warm_up(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> No
         runs += 1
 
 
-def _timed_rounds(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> Timing:
+def _timed_rounds(
+    enqueue: Enqueue, protocol: TimingProtocol, machine: Machine, one_thread: bool
+) -> Timing:
     """Rounds until the interval is narrow enough, or the time limit ends it (three rounds at
     least, however slow the network)."""
     rounds: list[_Round] = []
@@ -184,7 +200,7 @@ def _timed_rounds(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) 
     before = machine.snapshot()
     paused_s = 0.0
     while True:
-        rounds.append(_round(enqueue, protocol, machine))
+        rounds.append(_round(enqueue, protocol, machine, one_thread))
         medians.append(statistics.median(rounds[-1].used_ms))
         narrow = _half_width(medians) <= protocol.width * statistics.median(medians)
         over = machine.now_s() - before.time_s >= protocol.limit_s
@@ -195,22 +211,31 @@ def _timed_rounds(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) 
             paused_s += protocol.pause_s
 
 
-def _round(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> _Round:
+def _round(
+    enqueue: Enqueue, protocol: TimingProtocol, machine: Machine, one_thread: bool
+) -> _Round:
     reference_us = machine.reference_us()
     now_s, preemptions = machine.now_s, machine.preemptions
     clean: list[float] = []
     preempted: list[float] = []
+    waitless: list[float] = []
     enqueue()  # the reference and the pause have cooled the caches
-    switches = preemptions()
+    switches, waited_s = preemptions(), machine.snapshot().waited_s
     end_s = now_s() + protocol.round_s
     while len(clean) + len(preempted) < _MIN_RUNS_PER_ROUND or now_s() < end_s:
         start_s = now_s()
         device_ms = enqueue()
         elapsed_ms = (now_s() - start_s) * 1e3 if device_ms is None else device_ms
         switched = preemptions()
-        (clean if switched == switches else preempted).append(elapsed_ms)
-        switches = switched
-    return _Round(tuple(clean), tuple(preempted), reference_us)
+        if switched == switches:
+            clean.append(elapsed_ms)
+            continue
+        before_s, waited_s = waited_s, machine.snapshot().waited_s
+        wait_ms = (waited_s - before_s) * 1e3 if one_thread and device_ms is None else 0.0
+        preempted.append(elapsed_ms)
+        waitless.append(elapsed_ms - wait_ms if wait_ms < elapsed_ms else elapsed_ms)
+        switches = preemptions()  # reading the counters may have been interrupted as well
+    return _Round(tuple(clean), tuple(preempted), tuple(waitless), reference_us)
 
 
 def _timing(
@@ -251,7 +276,7 @@ def _timing(
         worst_round_ms=max(medians),
         p90_ms=_quantile(everything, 0.90),
         p99_ms=_quantile(everything, 0.99),
-        min_ms=everything[0],
+        min_ms=min(everything[0], value_ms),
         n=len(everything),
         rounds=len(rounds),
         spread=spread,

@@ -18,8 +18,8 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
 from fbn_deploy.indicators import ProbeBatches, Scoring, indicators_of, probe_batches
-from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.pipeline.context import Context
+from fbn_deploy.pipeline.latency import Latency
 from fbn_deploy.pipeline.sharing import SharedScoring
 from fbn_deploy.progress import Reporter
 from fbn_deploy.search.budgets import Budget
@@ -141,16 +141,14 @@ def _append(path: Path, value: Any) -> None:
 
 
 class Coster:
-    """Costs of architectures: FLOPs and parameters counted, latencies measured whole."""
+    """Costs of architectures: FLOPs and parameters counted, latencies measured or predicted."""
 
-    def __init__(
-        self, supernet: Supernet, meters: Mapping[str, LatencyMeter], reporter: Reporter
-    ) -> None:
-        self._supernet, self.meters = supernet, meters
+    def __init__(self, supernet: Supernet, batch: int, reporter: Reporter) -> None:
+        self._supernet, self._batch, self._reporter = supernet, batch, reporter
         self._table: CostTable = cost_table(supernet)
         self._graph: Callable[[Architecture], onnx_ir.Model] | None = None
-        self._reporter = reporter
-        self._known: dict[tuple[str, str], float] = {}
+        self.latencies: dict[str, Latency] = {}
+        """Target → where its latencies come from; filled before a latency is asked for."""
 
     def __call__(self, architecture: Architecture, budget: Budget) -> float:
         """The cost that ``budget`` limits, in its unit."""
@@ -159,11 +157,12 @@ class Coster:
         if budget.kind == "params":
             return self._table.params(architecture)
         assert budget.target is not None, "A latency budget without a target."
-        key = (self._supernet.space.canonical(architecture), budget.target)
-        if key not in self._known:
-            meter = self.meters[budget.target]
-            self._known[key] = meter.measure(self.deployed(architecture)).value_ms
-        return self._known[key]
+        return self.latencies[budget.target].cost_ms(architecture)
+
+    @property
+    def measures(self) -> bool:
+        """Whether every budgeted target is here, so that a winner can be measured on it."""
+        return all(latency.meter is not None for latency in self.latencies.values())
 
     def flops(self, architecture: Architecture) -> int:
         """Multiply-adds for one image."""
@@ -176,7 +175,6 @@ class Coster:
     def deployed(self, architecture: Architecture) -> onnx_ir.Model:
         """The folded graph of ``architecture``, as it would be deployed but for its weights."""
         if self._graph is None:
-            (batch,) = {meter.batch for meter in self.meters.values()}
             with self._reporter.task("Exporting the supernet once for all candidates", 1, "graphs"):
-                self._graph = candidate_graphs(self._supernet, batch)
+                self._graph = candidate_graphs(self._supernet, self._batch)
         return fold_affine(self._graph(architecture))[0]

@@ -5,32 +5,45 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from fbn_deploy.errors import FBNError, NothingFitsError
+from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.indicators import composite_rank, indicators_of, needs_training
+from fbn_deploy.latency.blocks import Cutter
+from fbn_deploy.latency.blocktable import LatencyTable
 from fbn_deploy.latency.cache import LatencyCache
 from fbn_deploy.latency.meter import Confirmation, LatencyMeter
+from fbn_deploy.latency.predictor import MIN_PROBES
 from fbn_deploy.pipeline.answers import Coster, scorers
+from fbn_deploy.pipeline.confirm import confirmed_winner
 from fbn_deploy.pipeline.context import Context
+from fbn_deploy.pipeline.latency import (
+    PREDICTORS,
+    Latency,
+    Predicted,
+    pays,
+    table_for,
+    whole_or_predicted,
+)
+from fbn_deploy.pipeline.parts import PROBES, Parts, parts_of
 from fbn_deploy.pipeline.train import trained_supernet
 from fbn_deploy.progress import Task
 from fbn_deploy.search import algorithms
 from fbn_deploy.search.budgets import Budget, on_targets
-from fbn_deploy.search.candidates import Candidate, Population
+from fbn_deploy.search.candidates import Candidate
 from fbn_deploy.search.pareto import pareto_front
 from fbn_deploy.search.problem import Outcome, Problem, Progress
 from fbn_deploy.search.survey import Survey, sample_distinct, survey
 from fbn_deploy.space import Architecture, SearchSpace
+from fbn_deploy.supernet.choice import choices
+from fbn_deploy.supernet.supernet import Supernet
 from fbn_deploy.targets import default_target, ready_target
 
-if TYPE_CHECKING:
-    import onnx_ir
-
 SCHEMA = 1
+FEW_BLOCKS = 20  # no space has fewer
 SURVEYED = 24  # architectures that show what the budget means
-CONFIRMED_AT_MOST = 30  # candidates measured with care before the search gives up
 
 
 @dataclass(frozen=True)
@@ -46,6 +59,11 @@ class SearchSettings:
     indicator: str = "cpi"
     probe_batches: int = 4
     probe_size: int = 64
+    predictor: str = "auto"
+    """``table``: latencies predicted from measured blocks; ``whole``: every network measured;
+    ``auto``: what takes fewer measurements."""
+    latency_tables: tuple[str, ...] = ()
+    """Files that fbn measure wrote on devices; their targets are predicted and not measured."""
 
     def resolved(self) -> SearchSettings:
         """With every latency budget on a target that exists and is ready; checked throughout."""
@@ -59,20 +77,31 @@ class SearchSettings:
                 "Threads, batch and candidates are at least 1, probe batches at least 2; asked: "
                 f"{self.threads}, {self.batch}, {self.candidates}, {self.probe_batches}."
             )
-        measured = any(budget.kind == "latency" for budget in self.budgets)
+        if self.predictor not in PREDICTORS:
+            raise unknown("latency predictor", self.predictor, PREDICTORS)
+        elsewhere = [LatencyTable.load(Path(path)).target for path in self.latency_tables]
         default = None
-        if measured:
-            default = ready_target(self.target).name if self.target else default_target().name
+        if any(budget.kind == "latency" for budget in self.budgets):
+            default = self.target or (elsewhere[0] if elsewhere else default_target().name)
         budgets = on_targets(self.budgets, default)
-        for budget in budgets:
-            if budget.target:
-                ready_target(budget.target)
+        for target in {budget.target for budget in budgets} - {None, *elsewhere}:
+            assert target is not None
+            ready_target(target)
+        if idle := set(elsewhere) - {budget.target for budget in budgets}:
+            raise FBNError(
+                f"A latency table is of {', '.join(sorted(idle))}, on which there is no budget; "
+                "add one, or leave the table out."
+            )
         algorithms.load(self.algorithm, self.candidates)
         indicators_of(self.indicator)
         return SearchSettings(**{**vars(self), "budgets": budgets, "target": default})
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "budgets": [budget.to_json() for budget in self.budgets]}
+        return {
+            **asdict(self),
+            "budgets": [budget.to_json() for budget in self.budgets],
+            "latency_tables": list(self.latency_tables),
+        }
 
 
 def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
@@ -102,19 +131,10 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         scorer.shared.serve()
         answer: dict[str, Any] = job.share(None)
         return answer
-    cache = LatencyCache()
-    meters = {
-        budget.target: LatencyMeter(
-            ready_target(budget.target),
-            batch=settings.batch,
-            threads=settings.threads,
-            cache=cache,
-        )
-        for budget in settings.budgets
-        if budget.target
-    }
-    coster = Coster(supernet, meters, reporter)
+    coster = Coster(supernet, settings.batch, reporter)
     started = time.monotonic()
+    coster.latencies.update(_latencies(context, settings, supernet, coster))
+    tabled = time.monotonic()
     seen = _survey(supernet.space, settings.budgets, coster, context)
     reporter.say(seen.text())
     surveyed = time.monotonic()
@@ -134,13 +154,16 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     scorer.shared.end()
     reporter.say(f"{outcome.ending} {outcome.tally.text()}")
     searched = time.monotonic()
-    winner, confirmations = _confirmed(outcome.population, settings, coster, context)
+    winner, confirmations = confirmed_winner(
+        outcome.population, settings.budgets, coster.latencies, coster.deployed, reporter
+    )
     seconds = {
         "train": round(trained.seconds, 3),
-        "survey": round(surveyed - started, 3),
+        "table": round(tabled - started, 3),
+        "survey": round(surveyed - tabled, 3),
         "search": round(searched - surveyed, 3),
         "confirm": round(time.monotonic() - searched, 3),
-        "latency": round(sum(meter.seconds for meter in meters.values()), 3),
+        "latency": round(sum(each.seconds for each in coster.latencies.values()), 3),
     }
     found = _report(
         context, settings, coster, outcome, seen, winner, confirmations, seconds, supernet.space
@@ -167,7 +190,8 @@ def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None
     content = read_json(path)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise FBNError(f"{path} is no search result of schema {SCHEMA}; move it away.")
-    if content["settings"] != settings.as_json():
+    former = SearchSettings(()).as_json()  # settings that did not exist when it was written
+    if {**former, **content["settings"]} != settings.as_json():
         raise FBNError(
             f"{path} holds the result of another search ({_texts(content['settings'])}); it was "
             "left as it is. Choose another directory with --run, or move that file away to search "
@@ -200,40 +224,62 @@ def _show(task: Task, progress: Progress) -> None:
     task.update(progress.scored, f"{tally.fitting} fit, {refused} over budget")
 
 
-def _confirmed(
-    population: Population, settings: SearchSettings, coster: Coster, context: Context
-) -> tuple[Candidate, dict[str, Confirmation]]:
-    """The best candidate whose latencies, measured with care by fresh processes, are met."""
-    budgets = [budget for budget in settings.budgets if budget.target]
-    nearest: list[str] = []
-    tried = population.best(CONFIRMED_AT_MOST)
-    with context.reporter.task("Confirming on the target", len(tried), "networks") as task:
-        for number, candidate in enumerate(tried):
-            task.update(number)
-            confirmations: dict[str, Confirmation] = {}
-            for budget in budgets:
-                assert budget.target is not None
-                confirmation = _measured_with_care(
-                    coster.meters[budget.target],
-                    coster.deployed(candidate.architecture),
-                    budget.limit,
-                )
-                confirmations[budget.target] = confirmation
-                if not confirmation.meets(budget.limit):
-                    nearest.append(budget.text_of(confirmation.upper_ms))
-                    break
-            else:
-                return candidate, confirmations
-    raise NothingFitsError(
-        f"None of the {len(tried)} best candidates met the budget when it was measured with care; "
-        f"the nearest took {min(nearest)}. Allow more, or measure on a quieter machine."
-    )
+def _latencies(
+    context: Context, settings: SearchSettings, supernet: Supernet, coster: Coster
+) -> dict[str, Latency]:
+    """Where the latencies on each budgeted target come from."""
+    targets = [budget.target for budget in settings.budgets if budget.target]
+    tables = {
+        table.target: table
+        for path in settings.latency_tables
+        for table in (_table(Path(path), settings, supernet),)
+    }
+    here = [target for target in targets if target not in tables]
+    parts = _parts(settings, supernet, coster, context) if here else None
+    cutter = Cutter(choices(supernet.network))
+    cache = LatencyCache() if here else None
+    found: dict[str, Latency] = {}
+    for target in targets:
+        if target in tables:
+            found[target] = Predicted(
+                tables[target],
+                supernet.space,
+                lambda architecture: cutter.counts(coster.deployed(architecture)),
+                None,
+            )
+            continue
+        meter = LatencyMeter(
+            ready_target(target), batch=settings.batch, threads=settings.threads, cache=cache
+        )
+        found[target] = whole_or_predicted(
+            meter, supernet.space, coster.deployed, parts, context.reporter
+        )
+    return found
 
 
-def _measured_with_care(meter: LatencyMeter, model: onnx_ir.Model, limit_ms: float) -> Confirmation:
-    """By three fresh processes; by one only when that one is over the limit already."""
-    first = meter.confirm_in_fresh_process(model, processes=1)
-    return meter.confirm_in_fresh_process(model) if first.meets(limit_ms) else first
+def _table(path: Path, settings: SearchSettings, supernet: Supernet) -> LatencyTable:
+    asked = (supernet.definition.as_json(), supernet.num_classes, settings.batch)
+    return table_for(path, asked, settings.threads)
+
+
+def _parts(
+    settings: SearchSettings, supernet: Supernet, coster: Coster, context: Context
+) -> Parts | None:
+    """The space cut into blocks, where latencies are to be predicted from them."""
+    if settings.predictor == "whole":
+        return None
+    if supernet.definition.builds_subnets:
+        if settings.predictor == "table":
+            raise FBNError(
+                f"The space {supernet.space.name} builds its networks by itself, so there are no "
+                "blocks to measure. Leave --predictor table out; its networks are measured whole."
+            )
+        return None
+    if settings.predictor == "auto" and 2 * settings.candidates <= PROBES + FEW_BLOCKS:
+        return None  # no table pays, so the space need not be cut to find out
+    parts = parts_of(supernet, coster.deployed, settings.batch, context.reporter)
+    worth = settings.predictor == "table" or pays(parts.inventory, settings.candidates)
+    return parts if worth and len(parts.inventory.probes) >= MIN_PROBES else None
 
 
 def _report(
@@ -255,12 +301,8 @@ def _report(
     positions = {id(candidate): number for number, (_, candidate) in enumerate(ranked)}
     best = candidates[positions[id(winner)]]
     confirmed = {name: each.as_json() for name, each in confirmations.items()}
-    if settings.target is not None and settings.target in confirmations:
-        measured = {
-            **best["costs"]["latency_ms"],
-            "measured": confirmations[settings.target].value_ms,
-        }
-        best = {**best, "costs": {**best["costs"], "latency_ms": measured}}
+    if confirmations:
+        best = {**best, "costs": _with_confirmed(best["costs"], settings.target, confirmations)}
     return {
         "schema": SCHEMA,
         "space": context.definition.as_json(),
@@ -278,11 +320,24 @@ def _report(
         "best": {
             **best,
             "text": space.text(winner.architecture),
-            "meets_budget": True,
+            "meets_budget": True if coster.measures else None,
             "confirmed": confirmed,
         },
+        "latency": {name: each.about() for name, each in coster.latencies.items()},
         "timing": dict(seconds),
     }
+
+
+def _with_confirmed(
+    costs: Mapping[str, Any], target: str | None, confirmations: Mapping[str, Confirmation]
+) -> dict[str, Any]:
+    """The costs of the winner, with what its confirmation measured."""
+    by_target = {
+        name: {**each, "measured": confirmations[name].value_ms} if name in confirmations else each
+        for name, each in costs["latency_ms_by_target"].items()
+    }
+    first = by_target[target if target in by_target else next(iter(by_target))]
+    return {**costs, "latency_ms": first, "latency_ms_by_target": by_target}
 
 
 def _entry(
@@ -292,22 +347,26 @@ def _entry(
         "flops": coster.flops(candidate.architecture),
         "params": coster.params(candidate.architecture),
     }
-    measured = {
-        cost.partition(":")[2]: value
-        for cost, value in candidate.costs.items()
-        if cost.startswith("latency_ms:")
+    by_target = {
+        name: _latency_entry(latency, candidate.architecture)
+        for name, latency in coster.latencies.items()
     }
-    if measured:
-        first = target if target in measured else next(iter(measured))
-        costs["latency_ms"] = {
-            "predicted": None,
-            "interval": None,
-            "measured": measured[first or ""],
-        }
-        costs["latency_ms_by_target"] = measured
+    if by_target:
+        costs["latency_ms"] = by_target[target if target in by_target else next(iter(by_target))]
+        costs["latency_ms_by_target"] = by_target
     return {
         "architecture": dict(candidate.architecture),
         "indicators": dict(candidate.scores),
         "rank": rank,
         "costs": costs,
+    }
+
+
+def _latency_entry(latency: Latency, architecture: Architecture) -> dict[str, Any]:
+    """What is known of a network's latency; None for what was not predicted or not measured."""
+    prediction = latency.prediction(architecture)
+    return {
+        "predicted": prediction.value_ms if prediction else None,
+        "interval": [prediction.low_ms, prediction.high_ms] if prediction else None,
+        "measured": latency.known_ms(architecture),
     }

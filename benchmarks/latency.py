@@ -1,0 +1,197 @@
+"""How well latencies are predicted from blocks, on networks that the fit did not see.
+
+    python benchmarks/latency.py [--out benchmarks/results/latency.json] [--quick]
+                                 [--spaces nasbench201 …] [--bundles DIR]
+
+For each space (``mobilenet`` at 32 and at 160 pixels, ``nasbench201``) and each ready CPU target:
+the blocks and 60 whole networks are measured and a predictor fitted, as ``fbn search`` does it;
+then 60 other networks, half of them drawn uniformly, half with a leaning (``latency/probes.py``).
+Stated for those: mean absolute percentage error, Spearman, the share within ±10 %, how many lie
+in the 90 % interval and how wide it is; beside them, fitted on the same 60 networks, a line in
+multiply-adds, and the plain sum of blocks times the one factor that fits best; and what building
+the table took.
+
+Every measurement goes through the cache (``FBN_CACHE_DIR``), so a run that was killed goes on.
+How our timing agrees with OpenVINO's benchmark_app is in ``benchmarks/timing.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from fbn_deploy.files import write_json
+from fbn_deploy.latency.blocktable import LatencyTable, measured_table
+from fbn_deploy.latency.bundle import Bundle, read_bundle
+from fbn_deploy.latency.cache import LatencyCache
+from fbn_deploy.latency.inventory import Inventory, probe_name
+from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.latency.predictor import spearman
+from fbn_deploy.latency.record import utc_now
+from fbn_deploy.pipeline.bundle import bundle
+from fbn_deploy.progress import reporter
+from fbn_deploy.supernet.definition import definition
+from fbn_deploy.targets import Target, targets
+
+SPACES: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "mobilenet 32": ("mobilenet", 32, {}),
+    "mobilenet 160": ("mobilenet", 160, {}),
+    "nasbench201": ("nasbench201", 32, {}),
+}
+FITTED, UNSEEN = 60, 60
+QUICK = {"nasbench201": ("nasbench201", 32, {"cells": 1})}, 24, 12
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Errors as fractions, over the unseen networks."""
+
+    mape: float
+    spearman: float
+    within_10: float
+
+    @classmethod
+    def of(cls, predicted: np.ndarray, measured: np.ndarray) -> Figures:
+        errors = np.abs(predicted / measured - 1.0)
+        within = float(np.mean(errors <= 0.1))
+        return cls(float(errors.mean()), spearman(predicted, measured), within)
+
+
+def judged(fit: LatencyTable, unseen: LatencyTable) -> dict[str, Any]:
+    """The predictor fitted on one table against the networks of the other."""
+    predictor = fit.predictor()
+    flops, known = probes_of(fit)
+    unseen_flops, measured = probes_of(unseen)
+    predictions = [predictor(probe.counts) for probe in unseen.inventory.probes]
+    sums = np.array([predictor.sum_ms(probe.counts) for probe in fit.inventory.probes])
+    unseen_sums = np.array([predictor.sum_ms(probe.counts) for probe in unseen.inventory.probes])
+    inside = [
+        p.low_ms <= value <= p.high_ms for p, value in zip(predictions, measured, strict=True)
+    ]
+    disturbed = [record.disturbed for record in (*fit.records.values(), *unseen.records.values())]
+    value_ms = np.array([prediction.value_ms for prediction in predictions])
+    half_ms = np.array([prediction.high_ms - prediction.value_ms for prediction in predictions])
+    methods = {
+        "predictor": Figures.of(value_ms, measured),
+        "line in multiply-adds": Figures.of(line(flops, known)(unseen_flops), measured),
+        "sum of blocks": Figures.of(unseen_sums, measured),
+        "sum × one factor": Figures.of(unseen_sums * np.median(known / sums), measured),
+    }
+    return {
+        "range_ms": [float(measured.min()), float(np.median(measured)), float(measured.max())],
+        "blocks": len(fit.inventory.blocks),
+        "fitted": len(known),
+        "unseen": len(measured),
+        "methods": {name: dataclasses.asdict(figures) for name, figures in methods.items()},
+        "coverage": float(np.mean(inside)),
+        "interval": float(np.median(half_ms / value_ms)),
+        "left_out": dataclasses.asdict(predictor.quality),
+        "table_measurements": fit.measurements,
+        "table_seconds": fit.seconds,
+        "disturbed": float(np.mean(disturbed)),
+        "conditions": next(iter(fit.records.values())).conditions.as_json(),
+    }
+
+
+def probes_of(table: LatencyTable) -> tuple[np.ndarray, np.ndarray]:
+    """Multiply-adds and latencies in milliseconds of a table's whole networks."""
+    probes = table.inventory.probes
+    latencies = [table.records[name].value_ms for name in table.records if name in names_of(table)]
+    return np.array([float(probe.flops) for probe in probes]), np.array(latencies)
+
+
+def names_of(table: LatencyTable) -> list[str]:
+    return [name for name in table.inventory.graphs if name not in table.inventory.blocks]
+
+
+def line(flops: np.ndarray, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """latency = a + b · multiply-adds with the smallest relative squared error."""
+    rows = np.column_stack([np.ones_like(flops), flops]) / measured[:, None]
+    (a, b), *_ = np.linalg.lstsq(rows, np.ones_like(measured), rcond=None)
+    return lambda values: a + b * values
+
+
+def halves(inventory: Inventory, fitted: int) -> tuple[Inventory, Inventory]:
+    """The blocks with the first networks, and the other networks alone."""
+    probes, graphs = inventory.probes, inventory.graphs
+    first = [probe_name(number) for number in range(fitted)]
+    rest = [probe_name(number) for number in range(fitted, len(probes))]
+    return (
+        dataclasses.replace(
+            inventory,
+            probes=probes[:fitted],
+            graphs={name: graphs[name] for name in [*inventory.blocks, *first]},
+        ),
+        dataclasses.replace(
+            inventory, probes=probes[fitted:], graphs={name: graphs[name] for name in rest}
+        ),
+    )
+
+
+def measured(read: Bundle, part: Inventory, target: Target) -> LatencyTable:
+    meter = LatencyMeter(target, batch=part.batch, cache=LatencyCache())
+    return measured_table(part, read.network, meter, reporter())
+
+
+def shown(results: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("space, target, method")
+    for name in ("MAPE", "Spearman", "within ±10 %", "in interval", "interval ±", "table"):
+        table.add_column(name, justify="right")
+    for name, found in results.items():
+        for method, figures in found["methods"].items():
+            ours = method == "predictor"
+            table.add_row(
+                f"{name}, {method}",
+                f"{figures['mape']:.1%}",
+                f"{figures['spearman']:.3f}",
+                f"{figures['within_10']:.0%}",
+                f"{found['coverage']:.0%}" if ours else "",
+                f"{found['interval']:.1%}" if ours else "",
+                f"{found['table_seconds']:.0f} s" if ours else "",
+            )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--quick", action="store_true", help="one small space, a minute or two")
+    parser.add_argument("--spaces", nargs="+", choices=SPACES, help="some of the spaces only")
+    parser.add_argument("--bundles", type=Path, help="directory that keeps the bundles")
+    asked = parser.parse_args()
+    spaces, fitted, unseen = QUICK if asked.quick else (SPACES, FITTED, UNSEEN)
+    if asked.spaces:
+        spaces = {name: SPACES[name] for name in asked.spaces}
+    ready = [each for each in targets() if each.name.endswith("-cpu") and not each.missing()]
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = asked.bundles or Path(temporary)
+        for name, (space, resolution, options) in spaces.items():
+            path = folder / f"{name.replace(' ', '_')}.fbn"
+            if not path.exists():
+                chosen = definition(space, resolution, options)
+                bundle(chosen, 10, 1, path, reporter(), probes=fitted + unseen)
+            read = read_bundle(path)
+            fit, rest = halves(read.inventory, fitted)
+            for target in ready:
+                tables = measured(read, fit, target), measured(read, rest, target)
+                results[f"{name}, {target.name}"] = judged(*tables)
+    Console(width=120).print(shown(results))
+    if asked.out:
+        write_json(asked.out, {"date": utc_now(), "results": results})
+    print(json.dumps({name: found["methods"]["predictor"] for name, found in results.items()}))
+
+
+if __name__ == "__main__":
+    main()

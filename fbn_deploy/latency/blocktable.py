@@ -1,0 +1,161 @@
+"""A table of measured blocks and probes of one space on one target: the predictor's data.
+
+``measured_table`` fills it, one graph after the other, through a meter and its cache: killed and
+started again it goes on where it was. A table may be written to a file and read elsewhere; what
+was altered, comes from another space or lacks something is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fbn_deploy import files
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.inventory import Inventory, digest, probe_name
+from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.latency.network import Network
+from fbn_deploy.latency.record import LatencyRecord
+from fbn_deploy.progress import Reporter
+
+if TYPE_CHECKING:
+    from fbn_deploy.latency.predictor import Predictor
+
+SCHEMA = 1
+KIND = "fbn latency table"
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """``records``: graph name (block key or ``probe-007``) → its latency, all of one target."""
+
+    inventory: Inventory
+    records: Mapping[str, LatencyRecord]
+    measurements: int
+    """How many of them were made for this table; the others were in the cache."""
+    seconds: float
+    """What those took, the opening of models included."""
+
+    @property
+    def target(self) -> str:
+        return next(iter(self.records.values())).conditions.target
+
+    @property
+    def threads(self) -> int:
+        return next(iter(self.records.values())).conditions.threads
+
+    def predictor(self) -> Predictor:
+        """The predictor fitted on this table."""
+        from fbn_deploy.latency.predictor import Predictor
+
+        blocks = self.inventory.blocks
+        return Predictor(
+            blocks,
+            {key: self.records[key].value_ms for key in blocks},
+            [
+                (probe.counts, self.records[probe_name(number)].value_ms)
+                for number, probe in enumerate(self.inventory.probes)
+            ],
+        )
+
+    def cost_text(self) -> str:
+        """How many measurements it holds, and what they took."""
+        held = len(self.records)
+        return (
+            f"{len(self.inventory.blocks)} blocks and {len(self.inventory.probes)} whole networks "
+            f"on {self.target}: {self.measurements} of {held} measured now in "
+            f"{self.seconds:.0f} s, the others known"
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        content = {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "inventory": self.inventory.as_json(),
+            "records": {name: each.as_json() for name, each in sorted(self.records.items())},
+            "measurements": self.measurements,
+            "seconds": round(self.seconds, 3),
+        }
+        return {**content, "sha256": digest(content)}
+
+    def save(self, path: Path) -> None:
+        """Writes the table, whole or not at all."""
+        files.write_json(path, self.as_json())
+
+    @classmethod
+    def load(cls, path: Path) -> LatencyTable:
+        """What ``save`` wrote. Raises ``FBNError`` when it is anything else, was altered, or
+        lacks a block."""
+        value = files.read_json(path)
+        if not isinstance(value, dict) or value.get("kind") != KIND:
+            raise FBNError(f"{path} is no latency table; fbn measure writes one.")
+        if value.get("schema") != SCHEMA:
+            raise FBNError(
+                f"{path} has the schema {value.get('schema')}; this version of fbn_deploy reads "
+                f"{SCHEMA}. Measure the bundle again with the same version."
+            )
+        content = {key: part for key, part in value.items() if key != "sha256"}
+        if digest(content) != value.get("sha256"):
+            raise FBNError(
+                f"{path} was altered after it was measured (its hash does not match). "
+                "Measure the bundle again, or copy the file again."
+            )
+        table = cls(
+            inventory=Inventory.from_json(value["inventory"]),
+            records={
+                name: LatencyRecord.from_json(each) for name, each in value["records"].items()
+            },
+            measurements=value["measurements"],
+            seconds=value["seconds"],
+        )
+        if wrong := table._wrong():
+            raise FBNError(f"{path} is no complete latency table: {wrong}. Measure it again.")
+        return table
+
+    def _wrong(self) -> str | None:
+        wanted = self.inventory.graphs
+        if missing := [name for name in wanted if name not in self.records]:
+            return f"{len(missing)} of {len(wanted)} graphs were not measured ({missing[0]}, …)"
+        if not self.records:
+            return "it is empty"
+        for name, record in self.records.items():
+            if name not in wanted or wanted[name].hash != record.conditions.network:
+                return f"the record {name} is of another graph"
+        if len({_shared_conditions(record) for record in self.records.values()}) > 1:
+            return "its records were made under different conditions"
+        return None
+
+
+def _shared_conditions(record: LatencyRecord) -> str:
+    """The conditions apart from the graph, as text."""
+    here = record.conditions
+    return json.dumps({**here.as_json(), "network": "", "inputs": {}}, sort_keys=True)
+
+
+def measured_table(
+    inventory: Inventory,
+    network_of: Callable[[str], Network],
+    meter: LatencyMeter,
+    reporter: Reporter,
+) -> LatencyTable:
+    """Measures every graph of ``inventory`` under the meter's conditions, or finds it in its
+    cache. ``network_of`` gives a graph by its name, and is asked only for those that are
+    measured. Raises ``FBNError`` when the meter has another batch."""
+    if meter.batch != inventory.batch:
+        raise FBNError(
+            f"These blocks have a fixed batch of {inventory.batch}; asked: {meter.batch}."
+        )
+    records: dict[str, LatencyRecord] = {}
+    measured, seconds = meter.num_measured, meter.seconds
+    graphs = inventory.graphs
+    title = f"Measuring blocks on {meter.target.name}"
+    with reporter.task(title, len(graphs), "graphs") as task:
+        for number, (name, graph) in enumerate(graphs.items(), 1):
+            known = meter.known(graph.hash, graph.inputs)
+            records[name] = known or meter.measure(network_of(name))
+            block = inventory.blocks.get(name)
+            task.update(number, block.name if block else name)
+    return LatencyTable(inventory, records, meter.num_measured - measured, meter.seconds - seconds)

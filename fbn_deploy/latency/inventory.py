@@ -1,0 +1,112 @@
+"""What has to be measured to predict the latencies of a space: its blocks, and whole networks.
+
+An inventory is made where PyTorch is (``pipeline/parts.py``) and measured where the device is
+(``blocktable.py``); between the two it travels in a bundle. It knows no graph, only their hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.blocks import Block
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A whole network: what was chosen, in the space's own notation, and its blocks."""
+
+    text: str
+    flops: int
+    counts: Mapping[str, int]
+    """Block key → how often the network has it."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a latency is cached under: the hash of a graph's structure, its inputs' shapes."""
+
+    hash: str
+    inputs: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """The blocks and probes of one space at one batch; ``graphs`` has each of them by its name,
+    which is a block's key or ``probe-007``."""
+
+    space: Mapping[str, Any]
+    """What identifies the space: name, resolution, options, hash of its file."""
+    num_classes: int
+    batch: int
+    blocks: Mapping[str, Block]
+    probes: tuple[Probe, ...]
+    graphs: Mapping[str, Graph]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "space": dict(self.space),
+            "num_classes": self.num_classes,
+            "batch": self.batch,
+            "blocks": [block.as_json() for _, block in sorted(self.blocks.items())],
+            "probes": [
+                {"text": p.text, "flops": p.flops, "counts": dict(p.counts)} for p in self.probes
+            ],
+            "graphs": {
+                name: {"hash": g.hash, "inputs": {k: list(v) for k, v in g.inputs.items()}}
+                for name, g in sorted(self.graphs.items())
+            },
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Inventory:
+        """The inverse of ``as_json``. Raises ``FBNError`` for anything else."""
+        try:
+            if value["schema"] != SCHEMA:
+                raise FBNError(
+                    f"An inventory has the schema {value['schema']}; this version of fbn_deploy "
+                    f"reads {SCHEMA}."
+                )
+            blocks = [Block.from_json(block) for block in value["blocks"]]
+            return cls(
+                space=value["space"],
+                num_classes=value["num_classes"],
+                batch=value["batch"],
+                blocks={block.key: block for block in blocks},
+                probes=tuple(Probe(**probe) for probe in value["probes"]),
+                graphs={
+                    name: Graph(g["hash"], {k: tuple(v) for k, v in g["inputs"].items()})
+                    for name, g in value["graphs"].items()
+                },
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FBNError(f"This is no inventory of blocks: {error!r} in its JSON.") from error
+
+    def mismatch(self, space: Mapping[str, Any], num_classes: int, batch: int) -> str | None:
+        """How this differs from what is asked for, in words; None when it is the same."""
+        asked = {**space, "classes": num_classes, "batch": batch}
+        here = {**self.space, "classes": self.num_classes, "batch": self.batch}
+        differing = [
+            f"{key} {here.get(key)} there, {asked.get(key)} asked"
+            for key in sorted(asked.keys() | here.keys())
+            if here.get(key) != asked.get(key)
+        ]
+        return "; ".join(differing) or None
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, the same however it was formatted."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def probe_name(number: int) -> str:
+    """The name of the graph of that probe."""
+    return f"probe-{number:03}"

@@ -1,0 +1,276 @@
+"""The latency of a network from the times of its blocks, and how far off that may be.
+
+Blocks do not add up by themselves: in a network a runtime fuses across their borders, keeps its
+own memory layout between them, and finds their weights in slower memory than a loop over one block
+does. So the sum is corrected by what whole networks (*probes*) took. With n_b the number of times
+that a network has block b, t_b the block's own time and x_bk its features,
+
+    y = a · Σ_b n_b t_b  +  Σ_k w_k Σ_b n_b x_bk  +  Σ_b n_b t_b δ_b  +  ε
+
+where a is free, w_k ~ N(0, s²) and δ_b ~ N(0, τ²): ridge regression that is pulled towards the
+sum, in its dual form (a Gaussian process of mean zero; Rasmussen and Williams 2006, chapter 2),
+
+    ŷ(x) = k(x)ᵀ (K + σ²I)⁻¹ y.
+
+Features: the blocks' times by kind and by shape, their number, nodes, bytes written, bytes of
+weights and multiply-adds; each scaled so that over the probes it is as large as the sum. Everything
+is divided by the network's plain sum first, so that errors are relative. s, τ and σ are those of
+a small grid with the smallest mean absolute leave-one-out error, which has a closed form (there,
+equation 5.12): r_i = [(K + σ²I)⁻¹ y]_i / [(K + σ²I)⁻¹]_ii.
+
+The interval is conformal (Lei et al. 2018): predictive deviation times the ⌈(n+1)·0.9⌉-th smallest
+of |r_i| over its own deviation. It assumes that networks to come are like the probes, and is
+checked by folds that saw neither fit nor quantile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fbn_deploy.errors import FBNError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from fbn_deploy.latency.blocks import Block
+
+    Matrix = npt.NDArray[np.float64]
+    Counts = Mapping[str, int]
+
+COVERAGE = 0.9
+MIN_PROBES = 10
+_FREE = 3.0  # prior deviation of a, which lies between 0.5 and 1.5
+_SHARED = (0.01, 0.03, 0.1, 0.3)  # s
+_SINGLE = (0.0, 0.03, 0.1)  # τ
+_NOISE = (0.005, 0.01, 0.02, 0.05, 0.1)  # σ
+_FOLDS = 6
+# A probe whose error is that many times the median error was disturbed: it hardly counts in the
+# fit (its noise has that many times the variance), and fully in the interval.
+_OUTLIER, _DOUBT = 10.0, 1e4
+_ROUNDS = 3  # of choosing the prior and the outliers in turns
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A latency in milliseconds, with the interval that covers nine measurements of ten."""
+
+    value_ms: float
+    low_ms: float
+    high_ms: float
+
+    def touches(self, limit_ms: float) -> bool:
+        """Whether the network may be on either side of the limit."""
+        return self.low_ms <= limit_ms < self.high_ms
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well networks were predicted that the fit did not see. Errors are fractions."""
+
+    probes: int
+    mape: float
+    worst: float
+    spearman: float
+    coverage: float
+    """Share of the networks inside the interval of a fit on other folds."""
+    width: float
+    """Median half-width of the intervals over the prediction."""
+    sum_mape: float
+    """The same error for the plain sum of blocks."""
+
+    def text(self) -> str:
+        return (
+            f"Error over {self.probes} whole networks, each left out: {self.mape:.1%} in the mean, "
+            f"{self.worst:.1%} at most, Spearman {self.spearman:.3f}; intervals of "
+            f"±{self.width:.1%} cover {self.coverage:.0%}. (Plain sum of blocks: "
+            f"{self.sum_mape:.1%}.)"
+        )
+
+
+class Features:
+    """Blocks as rows of numbers; a network is a sum of rows, divided by its plain sum."""
+
+    def __init__(self, blocks: Mapping[str, Block], times_ms: Mapping[str, float]) -> None:
+        self.position = {key: number for number, key in enumerate(sorted(blocks))}
+        ordered = [blocks[key] for key in self.position]
+        self.times = np.array([times_ms[block.key] for block in ordered])
+        counted = [(1.0, b.nodes, b.activations_mb, b.weights_mb, b.multiply_adds) for b in ordered]
+        groups = ([b.kind for b in ordered], [b.name.rpartition(" ")[2] for b in ordered])
+        timed = [
+            self.times * np.array([each == name for each in group])
+            for group in groups
+            for name in sorted(set(group))
+        ]
+        self.columns = np.column_stack([np.array(counted), *timed])
+
+    def counts(self, networks: Sequence[Counts]) -> Matrix:
+        """(networks, blocks). Raises ``FBNError`` for a block that was not measured."""
+        matrix = np.zeros((len(networks), len(self.position)))
+        for row, network in enumerate(networks):
+            for key, count in network.items():
+                if key not in self.position:
+                    raise FBNError(f"The block {key} of a network is not in the latency table.")
+                matrix[row, self.position[key]] = count
+        return matrix
+
+
+@dataclass(frozen=True)
+class _Prior:
+    shared: float
+    single: float
+    noise: float
+
+
+_PRIORS = [_Prior(*each) for each in itertools.product(_SHARED, _SINGLE, _NOISE)]
+
+
+class Predictor:
+    """Fitted once on the probes of a table; ``quality`` says how well."""
+
+    def __init__(
+        self,
+        blocks: Mapping[str, Block],
+        times_ms: Mapping[str, float],
+        probes: Sequence[tuple[Counts, float]],
+    ) -> None:
+        """``times_ms``: block key → time. ``probes``: a network's blocks, and its own time."""
+        if len(probes) < MIN_PROBES:
+            raise FBNError(
+                f"A predictor is fitted on {MIN_PROBES} whole networks or more; "
+                f"there are {len(probes)}."
+            )
+        self._features = Features(blocks, times_ms)
+        counts = self._features.counts([network for network, _ in probes])
+        measured = np.array([value for _, value in probes])
+        self._fit = _Fit(self._features, counts, measured)
+        self.quality = _quality(self._features, counts, measured, self._fit)
+
+    def __call__(self, network: Counts) -> Prediction:
+        """The latency of a network with these blocks."""
+        value, half = self._fit.predict(self._features.counts([network]))
+        return Prediction(float(value[0]), float(value[0] - half[0]), float(value[0] + half[0]))
+
+    def sum_ms(self, network: Counts) -> float:
+        """The plain sum of the blocks."""
+        return float(self._features.counts([network])[0] @ self._features.times)
+
+
+class _Fit:
+    """The fit on some probes. ``prior`` and ``scale`` are found unless given."""
+
+    def __init__(
+        self,
+        features: Features,
+        counts: Matrix,
+        measured: Matrix,
+        *,
+        prior: _Prior | None = None,
+        scale: Matrix | None = None,
+    ) -> None:
+        self._features = features
+        if scale is None:
+            typical = np.maximum((counts @ features.columns).mean(axis=0), 1e-12)
+            scale = (counts @ features.times).mean() / typical
+        self.scale = scale
+        self._rows = self._relative(counts)
+        target = measured / (counts @ features.times)
+        self.prior, trust = self._chosen(target, prior)
+        residuals, deviations = self._left_out(self.prior, target, trust)
+        self.left_out = residuals / target
+        self._inverse = self._inverted(self.prior, trust)
+        self._weights = self._inverse @ target
+        ratios = np.sort(np.abs(residuals) / deviations)
+        self._quantile = ratios[min(math.ceil((len(ratios) + 1) * COVERAGE), len(ratios)) - 1]
+
+    def _relative(self, counts: Matrix) -> tuple[Matrix, Matrix]:
+        """Features and single blocks of networks, over each network's plain sum."""
+        single = counts * self._features.times
+        sums = single.sum(axis=1, keepdims=True)
+        return counts @ self._features.columns * self.scale / sums, single / sums
+
+    def _chosen(self, target: Matrix, given: _Prior | None) -> tuple[_Prior, Matrix]:
+        """The prior with the smallest error, and the probes to be trusted (1) or doubted."""
+        trust = np.ones(len(target))
+        for _ in range(_ROUNDS):
+            prior = given or min(_PRIORS, key=lambda each: self._error(each, target, trust))
+            relative = np.abs(self._left_out(prior, target, trust)[0] / target)
+            trust = np.where(relative > _OUTLIER * np.median(relative), _DOUBT, 1.0)
+        return prior, trust
+
+    def _error(self, prior: _Prior, target: Matrix, trust: Matrix) -> float:
+        residuals, _ = self._left_out(prior, target, trust)
+        return float(np.abs(residuals / target)[trust == 1.0].mean())
+
+    def _inverted(self, prior: _Prior, trust: Matrix) -> Matrix:
+        noise = np.diag(prior.noise**2 * trust)
+        covariance = _kernel(self._rows, self._rows, prior) + noise
+        return np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+
+    def _left_out(self, prior: _Prior, target: Matrix, trust: Matrix) -> tuple[Matrix, Matrix]:
+        """Residual and predictive deviation of each probe, from the fit without it."""
+        inverse = self._inverted(prior, trust)
+        diagonal = np.diag(inverse)
+        variance = 1.0 / diagonal - prior.noise**2 * (trust - 1.0)
+        return inverse @ target / diagonal, np.sqrt(np.maximum(variance, prior.noise**2))
+
+    def predict(self, counts: Matrix) -> tuple[Matrix, Matrix]:
+        """Latency and half-width of the interval, in milliseconds."""
+        rows = self._relative(counts)
+        cross = _kernel(rows, self._rows, self.prior)
+        own = np.array(
+            [
+                _kernel((f[None], s[None]), (f[None], s[None]), self.prior)[0, 0]
+                for f, s in zip(*rows, strict=True)
+            ]
+        )
+        spent = np.einsum("ij,jk,ik->i", cross, self._inverse, cross)
+        deviation = np.sqrt(np.maximum(own - spent, 0.0) + self.prior.noise**2)
+        sums = counts @ self._features.times
+        return cross @ self._weights * sums, self._quantile * deviation * sums
+
+
+def _kernel(a: tuple[Matrix, Matrix], b: tuple[Matrix, Matrix], prior: _Prior) -> Matrix:
+    product: Matrix = (
+        _FREE**2 + prior.shared**2 * (a[0] @ b[0].T) + prior.single**2 * (a[1] @ b[1].T)
+    )
+    return product
+
+
+def _quality(features: Features, counts: Matrix, measured: Matrix, fit: _Fit) -> Quality:
+    predicted = measured * (1.0 - fit.left_out)
+    inside, widths = [], []
+    for fold in range(_FOLDS):
+        held = np.arange(len(measured)) % _FOLDS == fold
+        other = _Fit(features, counts[~held], measured[~held])
+        value, half = other.predict(counts[held])
+        inside += list(np.abs(value - measured[held]) <= half)
+        widths += list(half / value)
+    sums = counts @ features.times
+    return Quality(
+        probes=len(measured),
+        mape=float(np.abs(fit.left_out).mean()),
+        worst=float(np.abs(fit.left_out).max()),
+        spearman=spearman(predicted, measured),
+        coverage=float(np.mean(inside)),
+        width=float(np.median(widths)),
+        sum_mape=float(np.abs(sums / measured - 1.0).mean()),
+    )
+
+
+def spearman(a: Matrix, b: Matrix) -> float:
+    """Rank correlation; equal values share their mean rank."""
+    ranks = [_ranks(values) for values in (a, b)]
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: Matrix) -> Matrix:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    ranks: Matrix = (ends - (counts - 1) / 2.0)[inverse]
+    return ranks

@@ -1,0 +1,88 @@
+"""The winner of a search: the best candidate whose budgets hold when its whole network is measured.
+
+A prediction only puts a candidate in the queue. On a target that is elsewhere nothing can be
+measured; there a candidate whose interval touches the budget cannot win, and the one that wins is
+not called confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fbn_deploy.errors import NothingFitsError
+from fbn_deploy.latency.meter import Confirmation, LatencyMeter
+from fbn_deploy.pipeline.latency import UNKNOWN_MS, Latency
+from fbn_deploy.progress import Reporter
+from fbn_deploy.search.budgets import Budget
+from fbn_deploy.search.candidates import Candidate, Population
+from fbn_deploy.space import Architecture
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    Deployed = Callable[[Architecture], onnx_ir.Model]
+
+CONFIRMED_AT_MOST = 30  # candidates measured with care before the search gives up
+
+
+def confirmed_winner(
+    population: Population,
+    budgets: Sequence[Budget],
+    latencies: Mapping[str, Latency],
+    deployed: Deployed,
+    reporter: Reporter,
+) -> tuple[Candidate, dict[str, Confirmation]]:
+    """The best candidate that meets every latency budget, and target → its confirmation there.
+
+    Raises ``NothingFitsError`` when none of the best candidates does.
+    """
+    limited = [budget for budget in budgets if budget.target]
+    nearest: list[tuple[float, str]] = []
+    careful = 0
+    with reporter.task("Confirming on the target", CONFIRMED_AT_MOST, "networks") as task:
+        for candidate in population.best(len(population)):
+            confirmations: dict[str, Confirmation] = {}
+            for budget in limited:
+                over_ms = _over(candidate, budget, latencies, deployed, confirmations)
+                if over_ms is not None:
+                    nearest.append((over_ms / budget.limit, budget.text_of(over_ms)))
+                    break
+            else:
+                return candidate, confirmations
+            careful += bool(confirmations)
+            task.update(careful)
+            if careful == CONFIRMED_AT_MOST:
+                break
+    raise NothingFitsError(
+        f"None of the {len(nearest)} best candidates met the budget when it was measured with "
+        f"care; the nearest took {min(nearest)[1]}. Allow more, or measure on a quieter machine."
+    )
+
+
+def _over(
+    candidate: Candidate,
+    budget: Budget,
+    latencies: Mapping[str, Latency],
+    deployed: Deployed,
+    confirmations: dict[str, Confirmation],
+) -> float | None:
+    """The latency that breaks ``budget``; None when it holds. A confirmation is noted."""
+    assert budget.target is not None, "A latency budget without a target."
+    latency, architecture = latencies[budget.target], candidate.architecture
+    prediction = latency.prediction(architecture)
+    if latency.meter is None:
+        high_ms = UNKNOWN_MS if prediction is None else prediction.high_ms
+        return None if budget.is_met_by(high_ms) else high_ms
+    measured_ms = latency.measured_ms(architecture)  # known already where none is predicted
+    if not budget.is_met_by(measured_ms):
+        return measured_ms
+    confirmation = _measured_with_care(latency.meter, deployed(architecture), budget.limit)
+    confirmations[budget.target] = confirmation
+    return None if confirmation.meets(budget.limit) else confirmation.upper_ms
+
+
+def _measured_with_care(meter: LatencyMeter, model: onnx_ir.Model, limit_ms: float) -> Confirmation:
+    """By three fresh processes; by one only when that one is over the limit already."""
+    first = meter.confirm_in_fresh_process(model, processes=1)
+    return meter.confirm_in_fresh_process(model) if first.meets(limit_ms) else first

@@ -1,0 +1,197 @@
+"""Where a search's latencies come from: each network measured whole, or predicted from blocks.
+
+Predicting pays where a search looks at more networks than a table needs measurements. Spaces that
+build their subnets themselves have no graph to cut, so theirs are measured whole, as are those of
+a search too small for a table.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.blocktable import LatencyTable, measured_table
+from fbn_deploy.latency.inventory import Inventory
+from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.latency.predictor import Prediction
+from fbn_deploy.progress import Reporter
+from fbn_deploy.space import Architecture, SearchSpace
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from fbn_deploy.pipeline.parts import Parts
+
+    Deployed = Callable[[Architecture], onnx_ir.Model]
+    Counts = Callable[[Architecture], Mapping[str, int]]
+
+PREDICTORS = ("auto", "table", "whole")
+UNKNOWN_MS = 1e30
+"""What stands for the latency of a network with a block that a table from elsewhere lacks: it
+meets no budget, and can be written as JSON."""
+
+
+class Latency(Protocol):
+    """The latencies of a space's networks on one target."""
+
+    def cost_ms(self, architecture: Architecture) -> float:
+        """What a search holds against its budget."""
+
+    def prediction(self, architecture: Architecture) -> Prediction | None:
+        """The predicted latency; None where latencies are measured, or a block is not known."""
+
+    def measured_ms(self, architecture: Architecture) -> float:
+        """The latency of the whole network, measured quickly or known from before."""
+
+    def known_ms(self, architecture: Architecture) -> float | None:
+        """``measured_ms`` if it was asked for before; nothing is measured."""
+
+    @property
+    def meter(self) -> LatencyMeter | None:
+        """What measures on this target; None where the target is elsewhere."""
+
+    @property
+    def seconds(self) -> float:
+        """Spent on measuring and predicting so far."""
+
+    def about(self) -> dict[str, Any]:
+        """How latencies were found, for ``search.json``."""
+
+
+class Whole:
+    """Every network measured whole."""
+
+    def __init__(self, meter: LatencyMeter, space: SearchSpace, deployed: Deployed) -> None:
+        self._meter, self._space, self._deployed = meter, space, deployed
+        self._known: dict[str, float] = {}
+
+    @property
+    def meter(self) -> LatencyMeter:
+        return self._meter
+
+    def cost_ms(self, architecture: Architecture) -> float:
+        return self.measured_ms(architecture)
+
+    def prediction(self, architecture: Architecture) -> None:
+        return None
+
+    def measured_ms(self, architecture: Architecture) -> float:
+        key = self._space.canonical(architecture)
+        if key not in self._known:
+            self._known[key] = self._meter.measure(self._deployed(architecture)).value_ms
+        return self._known[key]
+
+    def known_ms(self, architecture: Architecture) -> float | None:
+        return self._known.get(self._space.canonical(architecture))
+
+    @property
+    def seconds(self) -> float:
+        return self._meter.seconds
+
+    def about(self) -> dict[str, Any]:
+        return {"predictor": "whole"}
+
+
+class Predicted:
+    """Latencies predicted from a table; ``whole`` measures, and is None for a device elsewhere."""
+
+    def __init__(
+        self, table: LatencyTable, space: SearchSpace, counts: Counts, whole: Whole | None
+    ) -> None:
+        self._table, self._space, self._counts, self._whole = table, space, counts, whole
+        self.predictor = table.predictor()
+        self._known: dict[str, Prediction | None] = {}
+        self._seconds = 0.0
+
+    @property
+    def meter(self) -> LatencyMeter | None:
+        return self._whole.meter if self._whole else None
+
+    def cost_ms(self, architecture: Architecture) -> float:
+        prediction = self.prediction(architecture)
+        if prediction is not None:
+            return prediction.value_ms
+        return self._whole.measured_ms(architecture) if self._whole else UNKNOWN_MS
+
+    def prediction(self, architecture: Architecture) -> Prediction | None:
+        key = self._space.canonical(architecture)
+        if key not in self._known:
+            started = time.perf_counter()
+            counts = self._counts(architecture)
+            known = counts.keys() <= self._table.inventory.blocks.keys()
+            self._known[key] = self.predictor(counts) if known else None
+            self._seconds += time.perf_counter() - started
+        return self._known[key]
+
+    def measured_ms(self, architecture: Architecture) -> float:
+        if self._whole is None:
+            raise FBNError(
+                f"The target {self._table.target} of the latency table is not here; "
+                "a network is measured on it with fbn profile model.onnx."
+            )
+        return self._whole.measured_ms(architecture)
+
+    def known_ms(self, architecture: Architecture) -> float | None:
+        return self._whole.known_ms(architecture) if self._whole else None
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds + (self._whole.seconds if self._whole else 0.0)
+
+    def about(self) -> dict[str, Any]:
+        unknown = sum(prediction is None for prediction in self._known.values())
+        return {
+            "predictor": "table",
+            "blocks": len(self._table.inventory.blocks),
+            "probes": len(self._table.inventory.probes),
+            "measurements": len(self._table.records),
+            "quality": asdict(self.predictor.quality),
+            "networks_with_unknown_blocks": unknown,
+            "conditions": next(iter(self._table.records.values())).conditions.as_json(),
+        }
+
+
+def whole_or_predicted(
+    meter: LatencyMeter,
+    space: SearchSpace,
+    deployed: Deployed,
+    parts: Parts | None,
+    reporter: Reporter,
+) -> Latency:
+    """The latencies on a target that is here: predicted where there are ``parts``."""
+    whole = Whole(meter, space, deployed)
+    if parts is None:
+        return whole
+    table = measured_table(parts.inventory, parts.network, meter, reporter)
+    predicted = Predicted(table, space, parts.counts, whole)
+    reporter.say(f"Latency table: {table.cost_text()}.")
+    reporter.say(predicted.predictor.quality.text())
+    return predicted
+
+
+def table_for(
+    path: Path, inventory_asked: tuple[Mapping[str, Any], int, int], threads: int
+) -> LatencyTable:
+    """The table in ``path``, which must be of that space, number of classes and batch."""
+    table = LatencyTable.load(path)
+    if differing := table.inventory.mismatch(*inventory_asked):
+        raise FBNError(
+            f"{path} was measured for other networks ({differing}). Make a bundle of this space "
+            "with fbn bundle, and measure that."
+        )
+    if table.threads != threads:
+        raise FBNError(
+            f"{path} was measured with {table.threads} threads; asked: {threads}. "
+            f"Pass --threads {table.threads}, or measure the bundle again."
+        )
+    return table
+
+
+def pays(inventory: Inventory, candidates: int) -> bool:
+    """Whether a table needs fewer measurements than a search of that many candidates, which
+    draws about twice as many networks as it scores."""
+    return len(inventory.graphs) < 2 * candidates

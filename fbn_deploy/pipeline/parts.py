@@ -1,0 +1,101 @@
+"""The inventory of a space: its graphs cut into blocks, the probes chosen, all of it hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fbn_deploy.latency.blocks import Block, Cutter, block_model
+from fbn_deploy.latency.inventory import Graph, Inventory, Probe, probe_name
+from fbn_deploy.latency.network import Network, network_from
+from fbn_deploy.latency.probes import covering_architectures, probe_architectures
+from fbn_deploy.progress import Reporter
+from fbn_deploy.space import Architecture
+from fbn_deploy.supernet.choice import choices
+from fbn_deploy.supernet.costs import cost_table
+from fbn_deploy.supernet.supernet import Supernet
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    Deployed = Callable[[Architecture], onnx_ir.Model]
+
+PROBES = 60
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An inventory with what its graphs are made from."""
+
+    inventory: Inventory
+    cutter: Cutter
+    _blocks: dict[str, onnx_ir.Model]
+    _probes: dict[str, Architecture]
+    _deployed: Deployed
+
+    def model(self, name: str) -> onnx_ir.Model:
+        """The graph of that name (see ``Inventory``)."""
+        known = self._blocks.get(name)
+        return known if known is not None else self._deployed(self._probes[name])
+
+    def network(self, name: str) -> Network:
+        """The same for a meter."""
+        return network_from(self.model(name))
+
+    def counts(self, architecture: Architecture) -> dict[str, int]:
+        """Block key → how often the network of ``architecture`` has it."""
+        return self.cutter.counts(self._deployed(architecture))
+
+
+def parts_of(
+    supernet: Supernet,
+    deployed: Deployed,
+    batch: int,
+    reporter: Reporter,
+    *,
+    probes: int = PROBES,
+) -> Parts:
+    """Cuts ``probes`` networks, and some in which every option stands, into their blocks.
+
+    ``deployed`` gives the folded graph of an architecture at that batch.
+    """
+    space, costs = supernet.space, cost_table(supernet)
+    cutter = Cutter(choices(supernet.network))
+    chosen = probe_architectures(space, probes)
+    covering = list(covering_architectures(space))
+    blocks: dict[str, Block] = {}
+    models: dict[str, onnx_ir.Model] = {}
+    graphs: dict[str, Graph] = {}
+    found: list[Probe] = []
+    title = "Cutting the space into blocks"
+    with reporter.task(title, len(chosen) + len(covering), "networks") as task:
+        for number, architecture in enumerate([*chosen, *covering]):
+            model = deployed(architecture)
+            counts: dict[str, int] = {}
+            for cut in cutter(model):
+                key = cut.block.key
+                counts[key] = counts.get(key, 0) + 1
+                if key not in blocks:
+                    blocks[key], models[key] = cut.block, block_model(cut)
+                    graphs[key] = _graph(models[key])
+            if number < len(chosen):
+                graphs[probe_name(number)] = _graph(model)
+                text, flops = space.text(architecture), costs.flops(architecture)
+                found.append(Probe(text, flops, counts))
+            task.update(number + 1, f"{len(blocks)} blocks")
+    inventory = Inventory(
+        space=supernet.definition.as_json(),
+        num_classes=supernet.num_classes,
+        batch=batch,
+        blocks=blocks,
+        probes=tuple(found),
+        graphs=graphs,
+    )
+    named = {probe_name(number): each for number, each in enumerate(chosen)}
+    return Parts(inventory, cutter, models, named, deployed)
+
+
+def _graph(model: onnx_ir.Model) -> Graph:
+    network = network_from(model)
+    return Graph(network.hash, network.input_shapes(1))

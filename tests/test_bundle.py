@@ -1,0 +1,282 @@
+"""From blocks in a file to a search against a device: the device has no PyTorch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+import zipfile
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.blocktable import LatencyTable
+from fbn_deploy.latency.bundle import read_bundle
+from fbn_deploy.latency.inventory import digest
+from fbn_deploy.pipeline.bundle import bundle
+from fbn_deploy.pipeline.latency import table_for
+from fbn_deploy.progress import Silent
+from fbn_deploy.supernet.definition import SpaceDefinition, definition
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTIONS = {"channels": 4, "cells": 1}
+SPACE = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resolution", "16"]
+# Timing that takes milliseconds: this is about files and environments, not about care.
+FBN = """
+import dataclasses
+from fbn_deploy.latency import timing
+timing.PROTOCOLS["quick"] = dataclasses.replace(
+    timing.QUICK, warmup_s=0.001, round_s=0.001, limit_s=0.01
+)
+from fbn_deploy.cli import main
+main()
+"""
+
+
+def small_space() -> SpaceDefinition:
+    return definition("nasbench201", 16, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "blocks.fbn"
+    bundle(small_space(), 10, 1, path, Silent(), probes=12)
+    return path
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Runs ``fbn`` in an environment of its own that holds what ``fbn-deploy[device]`` brings."""
+    folder = tmp_path_factory.mktemp("device")
+    venv.create(folder / "venv", with_pip=False)
+    (site,) = (folder / "venv").glob("lib/python*/site-packages")
+    names = _closure(_required("device"))
+    for name in names:
+        for entry in _top_entries(name):
+            link = site / entry.name
+            if not link.exists():
+                link.symlink_to(entry)
+    cache = str(folder / "cache")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [folder / "venv" / "bin" / "python", "-c", FBN, *arguments],
+            cwd=folder,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "FBN_CACHE_DIR": cache},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def table_path(bundle_path: Path, device: Callable[..., Any]) -> Path:
+    path = bundle_path.with_name("table.json")
+    done = device("measure", str(bundle_path), "--target", "onnxruntime-cpu", "--out", str(path))
+    assert done.returncode == 0, done.stderr
+    assert "12 whole networks" in done.stdout
+    return path
+
+
+def _required(extra: str) -> list[str]:
+    """The packages that pyproject.toml says a plain install and ``extra`` bring, here."""
+    text = (ROOT / "pyproject.toml").read_text()
+    plain = re.search(r"^dependencies = \[(.*?)^\]", text, re.M | re.S)
+    added = re.search(rf"^{extra} = \[(.*?)^\]", text, re.M | re.S)
+    assert plain is not None
+    assert added is not None
+    found = re.findall(r'^  "([A-Za-z0-9_-]+)', plain[1] + added[1], re.M)
+    return [name for name in found if _installed(name)]
+
+
+def _closure(names: list[str]) -> set[str]:
+    """``names`` and what they require, extras apart."""
+    found: set[str] = set()
+    while names:
+        name = names.pop()
+        if name in found or not _installed(name):
+            continue
+        found.add(name)
+        required = [line for line in metadata.requires(name) or [] if "extra ==" not in line]
+        names += [re.split(r"[ ;<>=!~\[(]", line, maxsplit=1)[0] for line in required]
+    return found
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _top_entries(name: str) -> set[Path]:
+    files = metadata.files(name) or []
+    tops = {Path(str(file)).parts[0] for file in files} - {"..", "__pycache__"}
+    return {Path(str(metadata.distribution(name).locate_file(top))) for top in tops}
+
+
+def test_the_device_has_no_pytorch_and_says_so(device: Callable[..., Any]) -> None:
+    done = device("search", "--flops-budget", "2M")
+    assert done.returncode == 2
+    assert 'pip install "fbn-deploy[search]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bundle_is_small_checked_and_always_the_same(bundle_path: Path, tmp_path: Path) -> None:
+    inventory = read_bundle(bundle_path).inventory
+    assert len(inventory.probes) == 12
+    assert inventory.blocks.keys() | {f"probe-{n:03}" for n in range(12)} == inventory.graphs.keys()
+    assert bundle_path.stat().st_size < 1e6
+
+
+def test_a_table_measured_without_pytorch_predicts(table_path: Path, bundle_path: Path) -> None:
+    table = LatencyTable.load(table_path)
+    assert table.inventory == read_bundle(bundle_path).inventory
+    assert table.target == "onnxruntime-cpu"
+    assert table.records.keys() == table.inventory.graphs.keys()
+    assert 40 < table.measurements <= len(table.records)
+    predictor, probe = table.predictor(), table.inventory.probes[0]
+    prediction = predictor(probe.counts)
+    assert prediction.low_ms < prediction.value_ms < prediction.high_ms
+    assert table_for(table_path, (small_space().as_json(), 10, 1), threads=1) == table
+
+
+def test_a_measurement_that_was_killed_goes_on(
+    table_path: Path, bundle_path: Path, device: Callable[..., Any], tmp_path: Path
+) -> None:
+    again = tmp_path / "again.json"
+    done = device("measure", str(bundle_path), "--target", "onnxruntime-cpu", "--out", str(again))
+    assert done.returncode == 0, done.stderr
+    assert f"0 of {len(LatencyTable.load(again).records)} measured now" in done.stdout
+    assert LatencyTable.load(again).records == LatencyTable.load(table_path).records
+
+
+def test_a_search_against_a_table_promises_nothing_that_was_not_measured(
+    table_path: Path, tmp_path: Path
+) -> None:
+    records = LatencyTable.load(table_path).records
+    slowest_ms = max(each.value_ms for name, each in records.items() if name.startswith("probe"))
+    done = subprocess.run(
+        [sys.executable, "-m", "fbn_deploy", "search", *SPACE, "--epochs", "0.1",
+         "--candidates", "6", "--probe-size", "8", "--probe-batches", "2",
+         "--latency-table", str(table_path), "--latency-budget", f"{10 * slowest_ms:.3f}ms",
+         "--run", str(tmp_path / "run")],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "FBN_CACHE_DIR": str(tmp_path / "cache")},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "It was not measured there" in done.stdout
+    found = json.loads((tmp_path / "run" / "search.json").read_text())
+    best = found["best"]
+    assert best["meets_budget"] is None
+    assert best["confirmed"] == {}
+    latency = best["costs"]["latency_ms"]
+    assert latency["measured"] is None
+    assert latency["interval"][0] < latency["predicted"] < latency["interval"][1]
+    assert found["latency"]["onnxruntime-cpu"]["predictor"] == "table"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_table_of_another_space_is_refused_with_the_difference(table_path: Path) -> None:
+    other = definition("nasbench201", 16, {**OPTIONS, "channels": 8})
+    with pytest.raises(FBNError, match=r"other networks \(options .*'channels': 4"):
+        table_for(table_path, (other.as_json(), 10, 1), threads=1)
+    with pytest.raises(FBNError, match="classes 10 there, 7 asked"):
+        table_for(table_path, (small_space().as_json(), 7, 1), threads=1)
+    with pytest.raises(FBNError, match="Pass --threads 1"):
+        table_for(table_path, (small_space().as_json(), 10, 1), threads=2)
+
+
+def _altered(value: Any) -> None:
+    value["records"]["probe-003"]["value_ms"] *= 0.9
+
+
+def _incomplete(value: Any) -> None:
+    del value["records"]["probe-003"]
+    _hashed(value)
+
+
+def _mixed(value: Any) -> None:
+    value["records"]["probe-003"]["conditions"]["threads"] = 2
+    _hashed(value)
+
+
+def _foreign(value: Any) -> None:
+    value["records"]["probe-003"] = value["records"]["probe-004"]
+    _hashed(value)
+
+
+def _hashed(value: Any) -> None:
+    value.pop("sha256")
+    value["sha256"] = digest(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_altered, "altered after it was measured"),
+        (_incomplete, r"1 of \d+ graphs were not measured"),
+        (_mixed, "under different conditions"),
+        (_foreign, "probe-003 is of another graph"),
+    ],
+)
+def test_a_table_that_was_tampered_with_is_refused(
+    table_path: Path, tmp_path: Path, change: Callable[[Any], None], said: str
+) -> None:
+    value = json.loads(table_path.read_text())
+    change(value)
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(value))
+    with pytest.raises(FBNError, match=said):
+        LatencyTable.load(path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"kind": "fbn latency table"}', "nothing"])
+def test_what_is_no_table_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "table.json").write_text(content)
+    with pytest.raises(FBNError, match=r"table\.json"):
+        LatencyTable.load(tmp_path / "table.json")
+
+
+def _copied(source: Path, path: Path, change: Callable[[str, bytes], bytes | None]) -> None:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = change(name, old.read(name))
+            if content is not None:
+                new.writestr(name, content)
+
+
+def test_a_bundle_with_another_graph_one_too_few_or_another_manifest_is_refused(
+    bundle_path: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "b.fbn"
+    _copied(bundle_path, path, lambda name, c: c + b"\0" if name.endswith("e-003.onnx") else c)
+    with pytest.raises(FBNError, match="the graph probe-003 does not have its hash"):
+        read_bundle(path)
+    _copied(bundle_path, path, lambda name, c: None if name.endswith("e-003.onnx") else c)
+    with pytest.raises(FBNError, match=r"incomplete: missing graphs/probe-003\.onnx"):
+        read_bundle(path)
+    _copied(bundle_path, path, lambda name, c: c.replace(b'"batch": 1', b'"batch": 2'))
+    with pytest.raises(FBNError, match="manifest does not have the hash"):
+        read_bundle(path)
+    path.write_bytes(bundle_path.read_bytes()[:5000])
+    with pytest.raises(FBNError, match="no bundle, or it was damaged"):
+        read_bundle(path)
+    with pytest.raises(FBNError, match="There is no bundle"):
+        read_bundle(tmp_path / "none.fbn")
+
+
+def test_a_space_that_builds_its_networks_has_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(FBNError, match="no blocks to bundle"):
+        bundle(definition("nasbench101"), 10, 1, tmp_path / "b.fbn", Silent())

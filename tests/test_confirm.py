@@ -1,0 +1,118 @@
+"""Who wins: nothing on the strength of a prediction alone where the target is here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from test_latency_cache import record
+
+from fbn_deploy.errors import NothingFitsError
+from fbn_deploy.latency.meter import Confirmation
+from fbn_deploy.latency.predictor import Prediction
+from fbn_deploy.pipeline.confirm import confirmed_winner
+from fbn_deploy.progress import Silent
+from fbn_deploy.search.budgets import Budget
+from fbn_deploy.search.candidates import Candidate, Population
+from fbn_deploy.space import Architecture
+
+BUDGET = Budget("latency", 10.0, "onnxruntime-cpu")
+
+
+class Meter:
+    """A meter whose careful measurement of a "model" (its name) is known beforehand."""
+
+    def __init__(self, careful_ms: Mapping[str, float]) -> None:
+        self.careful_ms, self.asked = careful_ms, []
+
+    def confirm_in_fresh_process(self, model: str, processes: int = 3) -> Confirmation:
+        self.asked.append(model)
+        timing: dict[str, Any] = dict.fromkeys(
+            ("worst_round_ms", "high_ms"), self.careful_ms[model]
+        )
+        made = record(value_ms=self.careful_ms[model], **timing)
+        return Confirmation((dataclasses.replace(made, slow_reference_us=None),) * processes)
+
+
+class Fake:
+    """A target's latencies: predicted ± 1 ms, and measured; ``meter`` is None for one elsewhere."""
+
+    def __init__(
+        self,
+        predicted: Mapping[str, float],
+        measured: Mapping[str, float],
+        meter: Meter | None,
+    ) -> None:
+        self.predicted, self.measured, self.meter = predicted, measured, meter
+        self.asked: list[str] = []
+
+    def prediction(self, architecture: Architecture) -> Prediction:
+        value = self.predicted[architecture["name"]]
+        return Prediction(value, value - 1.0, value + 1.0)
+
+    def measured_ms(self, architecture: Architecture) -> float:
+        self.asked.append(architecture["name"])
+        return self.measured[architecture["name"]]
+
+
+def population(names: str) -> Population:
+    """Candidates, best first."""
+
+    def rank(scores: Sequence[Mapping[str, float]]) -> list[float]:
+        return [each["place"] for each in scores]
+
+    return Population(
+        rank,
+        tuple(
+            Candidate(Architecture.of({"name": name}), name, {"place": float(place)}, {})
+            for place, name in enumerate(names)
+        ),
+    )
+
+
+def won(names: str, latencies: Mapping[str, Any], *budgets: Budget) -> tuple[str, set[str]]:
+    winner, confirmations = confirmed_winner(
+        population(names), budgets or (BUDGET,), latencies, lambda a: a["name"], Silent()
+    )
+    return winner.canonical, set(confirmations)
+
+
+def test_a_candidate_that_touches_the_budget_is_measured_whole_before_it_can_win() -> None:
+    """a is predicted to fit and does not; b is predicted to miss by less than its error, fits."""
+    meter = Meter({"b": 9.6})
+    latency = Fake({"a": 9.5, "b": 9.9}, {"a": 10.4, "b": 9.6}, meter)
+    assert won("ab", {"onnxruntime-cpu": latency}) == ("b", {"onnxruntime-cpu"})
+    assert latency.asked == ["a", "b"]
+    assert meter.asked == ["b", "b"]  # one process, then all three
+
+
+def test_a_candidate_far_below_the_budget_is_measured_as_well() -> None:
+    meter = Meter({"a": 11.0, "b": 5.0})
+    latency = Fake({"a": 3.0, "b": 3.0}, {"a": 3.1, "b": 3.1}, meter)
+    assert won("ab", {"onnxruntime-cpu": latency})[0] == "b"
+
+
+def test_budgets_on_two_targets_hold_on_each() -> None:
+    here = Fake({"a": 9.0, "b": 9.0}, {"a": 9.0, "b": 9.0}, Meter({"a": 9.0, "b": 9.0}))
+    there = Fake({"a": 4.0, "b": 4.0}, {"a": 5.5, "b": 4.0}, Meter({"b": 4.5}))
+    budgets = (BUDGET, Budget("latency", 5.0, "openvino-cpu"))
+    latencies = {"onnxruntime-cpu": here, "openvino-cpu": there}
+    assert won("ab", latencies, *budgets) == ("b", {"onnxruntime-cpu", "openvino-cpu"})
+
+
+def test_on_a_target_elsewhere_what_touches_the_budget_cannot_win() -> None:
+    latency = Fake({"a": 9.5, "b": 8.5}, {}, None)
+    assert won("ab", {"onnxruntime-cpu": latency}) == ("b", set())
+    assert latency.asked == []
+
+
+def test_when_none_holds_the_nearest_is_named() -> None:
+    latency = Fake({"a": 9.5, "b": 9.0}, {"a": 12.0, "b": 10.5}, Meter({}))
+    with pytest.raises(NothingFitsError, match=r"nearest took 10\.5 ms on onnxruntime-cpu"):
+        won("ab", {"onnxruntime-cpu": latency})
+
+
+def test_where_no_latency_is_budgeted_the_best_wins() -> None:
+    assert won("ab", {}, Budget("flops", 1e6)) == ("a", set())

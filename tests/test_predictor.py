@@ -1,0 +1,135 @@
+"""The predictor on latencies whose law is known: it finds the law, and knows its own error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.blocks import Block
+from fbn_deploy.latency.predictor import Prediction, Predictor, spearman
+
+RNG = np.random.default_rng(0)
+KINDS = ("k3", "k5", "k7")
+BLOCKS = {
+    f"{kind}@{shape}": Block(
+        key=f"{kind}@{shape}",
+        kind=kind,
+        name=f"{kind} {shape}",
+        nodes=3 + number % 3,
+        activations_mb=0.1 * (1 + number % 4),
+        weights_mb=0.02 * (1 + number % 5),
+        multiply_adds=1.0 + number,
+    )
+    for number, (kind, shape) in enumerate(
+        (kind, shape) for kind in KINDS for shape in ("16×8×8", "32×4×4", "64×2×2")
+    )
+}
+TIMES = {key: 0.02 + 0.01 * block.multiply_adds for key, block in BLOCKS.items()}
+
+
+def network(rng: np.random.Generator) -> dict[str, int]:
+    chosen = rng.choice(sorted(BLOCKS), size=rng.integers(6, 20))
+    return {str(key): int((chosen == key).sum()) for key in set(chosen)}
+
+
+def true_ms(counts: Mapping[str, int]) -> float:
+    """Blocks take 30 % longer in a network, those of kernel 7 another 20 %, and every border
+    between blocks saves 8 microseconds."""
+    total = 0.0
+    for key, count in counts.items():
+        factor = 1.3 * (1.2 if BLOCKS[key].kind == "k7" else 1.0)
+        total += count * (factor * TIMES[key] - 0.008)
+    return total
+
+
+def measured(count: int, noise: float, seed: int = 0) -> list[tuple[dict[str, int], float]]:
+    rng = np.random.default_rng(seed)
+    networks = [network(rng) for _ in range(count)]
+    return [(each, true_ms(each) * (1 + noise * rng.standard_normal())) for each in networks]
+
+
+def test_the_law_is_found_where_the_plain_sum_is_far_off() -> None:
+    predictor = Predictor(BLOCKS, TIMES, measured(48, noise=0.002))
+    unseen = measured(60, noise=0.0, seed=1)
+    errors = [abs(predictor(counts).value_ms / value - 1) for counts, value in unseen]
+    sums = [abs(predictor.sum_ms(counts) / value - 1) for counts, value in unseen]
+    assert np.mean(errors) < 0.005
+    assert np.mean(sums) > 0.1
+
+
+def test_intervals_cover_nine_of_ten_networks_that_were_not_fitted() -> None:
+    inside = []
+    for seed in range(6):
+        predictor = Predictor(BLOCKS, TIMES, measured(48, noise=0.02, seed=seed))
+        for counts, value in measured(60, noise=0.02, seed=100 + seed):
+            prediction = predictor(counts)
+            inside.append(prediction.low_ms <= value <= prediction.high_ms)
+    assert 0.85 <= np.mean(inside) <= 0.97
+
+
+def test_the_stated_error_is_that_of_networks_left_out() -> None:
+    probes = measured(48, noise=0.02)
+    quality = Predictor(BLOCKS, TIMES, probes).quality
+    assert quality.probes == 48
+    assert quality.mape == pytest.approx(0.8 * 0.02, rel=0.5)  # mean |N(0, 0.02)| = 0.016
+    assert quality.spearman > 0.98
+    assert quality.sum_mape > 0.1
+    assert 0.75 <= quality.coverage <= 1.0
+
+
+def test_leave_one_out_in_closed_form_is_what_refitting_gives() -> None:
+    from fbn_deploy.latency.predictor import Features, _Fit
+
+    probes = measured(20, noise=0.02)
+    features = Features(BLOCKS, TIMES)
+    counts = features.counts([network for network, _ in probes])
+    values = np.array([value for _, value in probes])
+    fit = _Fit(features, counts, values)
+    kept = np.arange(20) != 7
+    again = _Fit(features, counts[kept], values[kept], prior=fit.prior, scale=fit.scale)
+    predicted, _ = again.predict(counts[7:8])
+    assert 1 - predicted[0] / values[7] == pytest.approx(fit.left_out[7], rel=1e-6)
+
+
+def test_a_disturbed_probe_does_not_spoil_the_others() -> None:
+    probes = measured(48, noise=0.005)
+    probes[5] = (probes[5][0], 3.0 * probes[5][1])
+    predictor = Predictor(BLOCKS, TIMES, probes)
+    unseen = measured(60, noise=0.0, seed=1)
+    errors = [abs(predictor(counts).value_ms / value - 1) for counts, value in unseen]
+    assert np.median(errors) < 0.02
+
+
+def test_the_same_table_gives_the_same_prediction_to_the_last_bit() -> None:
+    probes = measured(30, noise=0.02)
+    (counts, _), one, two = probes[0], Predictor(BLOCKS, TIMES, probes), Predictor(
+        dict(reversed(BLOCKS.items())), TIMES, probes
+    )  # fmt: skip
+    assert one(counts) == two(counts)
+
+
+def test_a_block_that_was_not_measured_is_refused() -> None:
+    predictor = Predictor(BLOCKS, TIMES, measured(20, noise=0.02))
+    with pytest.raises(FBNError, match="not in the latency table"):
+        predictor({"k9@1×1×1": 1})
+
+
+def test_too_few_networks_are_refused() -> None:
+    with pytest.raises(FBNError, match="10 whole networks or more; there are 3"):
+        Predictor(BLOCKS, TIMES, measured(3, noise=0.02))
+
+
+def test_an_interval_touches_a_limit_that_lies_within_it() -> None:
+    prediction = Prediction(1.0, 0.9, 1.1)
+    assert [prediction.touches(limit) for limit in (0.8, 0.9, 1.0, 1.1)] == [
+        False, True, True, False,
+    ]  # fmt: skip
+
+
+def test_spearman_is_that_of_the_textbook() -> None:
+    a, b = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0])
+    assert spearman(a, b) == pytest.approx(1 - 6 * 2 / (4 * 15))
+    assert spearman(a, np.array([2.0, 2.0, 5.0, 5.0])) == pytest.approx(2 / 5**0.5)
