@@ -106,7 +106,7 @@ def judged(fit: LatencyTable, unseen: LatencyTable) -> dict[str, Any]:
 def probes_of(table: LatencyTable) -> tuple[np.ndarray, np.ndarray]:
     """Multiply-adds and latencies in milliseconds of a table's whole networks."""
     probes = table.inventory.probes
-    latencies = [table.records[name].value_ms for name in table.records if name in names_of(table)]
+    latencies = [table.records[name].value_ms for name in names_of(table)]
     return np.array([float(probe.flops) for probe in probes]), np.array(latencies)
 
 
