@@ -35,6 +35,9 @@ from fbn_deploy.supernet.supernet import Supernet, build_supernet
 from fbn_deploy.supernet.syncbn import plain_batchnorm, synchronise_batchnorm
 from fbn_deploy.supernet.training import SupernetSettings, train_supernet
 
+# Its processes are forked, which PyTorch refuses where others have run autograd before.
+pytestmark = pytest.mark.alone
+
 SPACE = definition("nasbench201", 8, {"channels": 4, "cells": 1})
 
 

@@ -13,8 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fbn_deploy.latency.cache import FILE, LatencyCache
 from fbn_deploy.latency.record import LatencyRecord
+
+pytestmark = pytest.mark.alone  # Its budgets lie close to latencies that are measured.
 
 # A smaller survey, and a confirmation under the quick protocol: the test is about kills, not care.
 FBN = """
@@ -29,6 +33,7 @@ main()
 PREDICTING = (
     """
 from fbn_deploy.pipeline import parts
+
 parts.parts_of.__kwdefaults__["probes"] = 10
 """
     + FBN

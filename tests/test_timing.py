@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from fbn_deploy.latency.machine import Snapshot, ThisMachine
 from fbn_deploy.latency.timing import CONFIRM, QUICK, TimingProtocol, time_runs
 
+pytestmark = pytest.mark.alone  # It judges how steady the machine is.
+
 FIVE_ROUNDS = TimingProtocol(
     name="five", warmup_s=0.0, warmup_runs=1, round_s=0.01, min_rounds=5, width=0.01, limit_s=1.0
 )
