@@ -12,9 +12,13 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[search,openvino,dev]'
 	touch $@
 
+DEMO := $(BIN)/fbn deploy --target onnxruntime-cpu --width 0.5 --depth 2 --candidates 40 \
+  --retrain-epochs 8 --run runs/demo
+
+# About the median of the sampled networks; on a machine where nothing is that fast (exit code 3),
+# about the median of one half as fast.
 demo: $(STAMP)
-	$(BIN)/fbn deploy --latency-budget 0.66ms --target onnxruntime-cpu --width 0.5 --depth 2 \
-	  --candidates 40 --retrain-epochs 8 --run runs/demo
+	$(DEMO) --latency-budget 0.66ms || { test $$? -eq 3 && $(DEMO) --latency-budget 1.2ms; }
 
 test: lint types unit
 
