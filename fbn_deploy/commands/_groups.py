@@ -14,7 +14,7 @@ from fbn_deploy.errors import FBNError
 if TYPE_CHECKING:
     from fbn_deploy.pipeline.context import Given
     from fbn_deploy.pipeline.precision import PrecisionSettings
-    from fbn_deploy.pipeline.search import SearchSettings
+    from fbn_deploy.pipeline.search_settings import SearchSettings
     from fbn_deploy.targets import EngineBuilder, EngineOptions
 
 
@@ -100,7 +100,7 @@ class SearchOptions:
 
     def settings(self) -> SearchSettings:
         """Checked throughout; all budgets that cannot be read in one ``FBNError``."""
-        from fbn_deploy.pipeline.search import SearchSettings
+        from fbn_deploy.pipeline.search_settings import SearchSettings
         from fbn_deploy.search.budgets import flops_budget, latency_budget, params_budget
 
         mistakes, budgets = [], []

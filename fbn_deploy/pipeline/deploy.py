@@ -11,7 +11,8 @@ from fbn_deploy.pipeline.export import export_subnet
 from fbn_deploy.pipeline.precision import PrecisionSettings, export_precision
 from fbn_deploy.pipeline.profile import profile
 from fbn_deploy.pipeline.retrain import retrained_subnet
-from fbn_deploy.pipeline.search import SearchSettings, search
+from fbn_deploy.pipeline.search import search
+from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.retrain.training import RetrainSettings
 from fbn_deploy.targets import Target, ready_target, targets
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.blocktable import LatencyTable, measured_table
-from fbn_deploy.latency.inventory import Inventory
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.predictor import Prediction
 from fbn_deploy.progress import Reporter
@@ -191,7 +190,7 @@ def table_for(
     return table
 
 
-def pays(inventory: Inventory, candidates: int) -> bool:
-    """Whether a table needs fewer measurements than a search of that many candidates, which
-    draws about twice as many networks as it scores."""
-    return len(inventory.graphs) < 2 * candidates
+def pays(measurements: int, candidates: int) -> bool:
+    """Whether a table of so many measurements needs fewer than a search of that many candidates,
+    which draws about twice as many networks as it scores."""
+    return measurements < 2 * candidates

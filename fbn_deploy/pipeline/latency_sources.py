@@ -1,0 +1,80 @@
+"""Where a search's latencies on each target come from: a table, blocks, or whole networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.blocks import Cutter
+from fbn_deploy.latency.blocktable import LatencyTable
+from fbn_deploy.latency.cache import LatencyCache
+from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.latency.predictor import MIN_PROBES
+from fbn_deploy.pipeline.answers import Coster
+from fbn_deploy.pipeline.context import Context
+from fbn_deploy.pipeline.latency import Latency, Predicted, pays, table_for, whole_or_predicted
+from fbn_deploy.pipeline.parts import PROBES, Parts, parts_of
+from fbn_deploy.pipeline.search_settings import SearchSettings
+from fbn_deploy.supernet.choice import choices
+from fbn_deploy.supernet.supernet import Supernet
+from fbn_deploy.targets import ready_target
+
+FEW_BLOCKS = 20  # no space has fewer
+
+
+def latency_sources(
+    context: Context, settings: SearchSettings, supernet: Supernet, coster: Coster
+) -> dict[str, Latency]:
+    """Where the latencies on each budgeted target come from."""
+    targets = [budget.target for budget in settings.budgets if budget.target]
+    tables = {
+        table.target: table
+        for path in settings.latency_tables
+        for table in (_table(Path(path), settings, supernet),)
+    }
+    here = [target for target in targets if target not in tables]
+    parts = _parts(settings, supernet, coster, context) if here else None
+    cutter = Cutter(choices(supernet.network))
+    cache = LatencyCache() if here else None
+    found: dict[str, Latency] = {}
+    for target in targets:
+        if target in tables:
+            found[target] = Predicted(
+                tables[target],
+                supernet.space,
+                lambda architecture: cutter.counts(coster.deployed(architecture)),
+                None,
+            )
+            continue
+        meter = LatencyMeter(
+            ready_target(target), batch=settings.batch, threads=settings.threads, cache=cache
+        )
+        found[target] = whole_or_predicted(
+            meter, supernet.space, coster.deployed, parts, context.reporter
+        )
+    return found
+
+
+def _table(path: Path, settings: SearchSettings, supernet: Supernet) -> LatencyTable:
+    asked = (supernet.definition.as_json(), supernet.num_classes, settings.batch)
+    return table_for(path, asked, settings.threads)
+
+
+def _parts(
+    settings: SearchSettings, supernet: Supernet, coster: Coster, context: Context
+) -> Parts | None:
+    """The space cut into blocks, where latencies are to be predicted from them."""
+    if settings.predictor == "whole":
+        return None
+    if supernet.definition.builds_subnets:
+        if settings.predictor == "table":
+            raise FBNError(
+                f"The space {supernet.space.name} builds its networks by itself, so there are no "
+                "blocks to measure. Leave --predictor table out; its networks are measured whole."
+            )
+        return None
+    if settings.predictor == "auto" and not pays(PROBES + FEW_BLOCKS, settings.candidates):
+        return None  # no table pays, so the space need not be cut to find out
+    parts = parts_of(supernet, coster.deployed, settings.batch, context.reporter)
+    worth = settings.predictor == "table" or pays(len(parts.inventory.graphs), settings.candidates)
+    return parts if worth and len(parts.inventory.probes) >= MIN_PROBES else None

@@ -1,0 +1,73 @@
+"""What a search is told: budgets, targets, how it looks, and how it learns latencies."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fbn_deploy.errors import FBNError, unknown
+from fbn_deploy.indicators import indicators_of
+from fbn_deploy.latency.blocktable import LatencyTable
+from fbn_deploy.pipeline.latency import PREDICTORS
+from fbn_deploy.search import algorithms
+from fbn_deploy.search.budgets import Budget, on_targets
+from fbn_deploy.targets import default_target, ready_target
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What is searched for and how. ``probe_batches`` × ``probe_size`` images see a candidate."""
+
+    budgets: tuple[Budget, ...]
+    target: str | None = None
+    threads: int = 1
+    batch: int = 1
+    algorithm: str = "evolution"
+    candidates: int = 100
+    indicator: str = "cpi"
+    probe_batches: int = 4
+    probe_size: int = 64
+    predictor: str = "auto"
+    """``table``: latencies predicted from measured blocks; ``whole``: every network measured;
+    ``auto``: what takes fewer measurements."""
+    latency_tables: tuple[str, ...] = ()
+    """Files that fbn measure wrote on devices; their targets are predicted and not measured."""
+
+    def resolved(self) -> SearchSettings:
+        """With every latency budget on a target that exists and is ready; checked throughout."""
+        if not self.budgets:
+            raise FBNError(
+                "A search needs a budget: --latency-budget 10ms, --flops-budget 300M or "
+                "--params-budget 4M, in any combination."
+            )
+        if min(self.threads, self.batch, self.candidates) < 1 or self.probe_batches < 2:
+            raise FBNError(
+                "Threads, batch and candidates are at least 1, probe batches at least 2; asked: "
+                f"{self.threads}, {self.batch}, {self.candidates}, {self.probe_batches}."
+            )
+        if self.predictor not in PREDICTORS:
+            raise unknown("latency predictor", self.predictor, PREDICTORS)
+        elsewhere = [LatencyTable.load(Path(path)).target for path in self.latency_tables]
+        default = None
+        if any(budget.kind == "latency" for budget in self.budgets):
+            default = self.target or (elsewhere[0] if elsewhere else default_target().name)
+        budgets = on_targets(self.budgets, default)
+        for target in {budget.target for budget in budgets} - {None, *elsewhere}:
+            assert target is not None
+            ready_target(target)
+        if idle := set(elsewhere) - {budget.target for budget in budgets}:
+            raise FBNError(
+                f"A latency table is of {', '.join(sorted(idle))}, on which there is no budget; "
+                "add one, or leave the table out."
+            )
+        algorithms.load(self.algorithm, self.candidates)
+        indicators_of(self.indicator)
+        return SearchSettings(**{**vars(self), "budgets": budgets, "target": default})
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            **asdict(self),
+            "budgets": [budget.to_json() for budget in self.budgets],
+            "latency_tables": list(self.latency_tables),
+        }
