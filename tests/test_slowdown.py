@@ -157,3 +157,13 @@ def relu() -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     content: bytes = model.SerializeToString()
     return content
+
+
+def test_the_cache_knows_the_smallest_kappa_of_a_device(tmp_path: Path) -> None:
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    assert cache.smallest_kappa(CONDITIONS.device) is None
+    for number, kappa in enumerate((1.6, 1.4, 2.2)):
+        seen = dataclasses.replace(CONDITIONS, network=str(number))
+        cache.put(record(conditions=seen, kappa=kappa))
+    assert cache.smallest_kappa(CONDITIONS.device) == 1.4
+    assert cache.smallest_kappa("another device") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import itertools
 import statistics
@@ -41,6 +42,9 @@ class HandMachine:
 
     def reference_us(self) -> float:
         return 40.0
+
+    def arithmetic_us(self) -> float:
+        return 60.0
 
     def snapshot(self) -> Snapshot:
         return Snapshot(self.time_s, self.waited_s, self.pressure_s, self.steal_s, load=0.5)
@@ -237,3 +241,59 @@ def test_this_machine_reads_counters_that_never_fall() -> None:
     assert after.pressure_s >= before.pressure_s
     assert machine.preemptions() >= switches
     assert reference_us > 0
+
+
+class CrowdedMachine(HandMachine):
+    """While ``crowded(now)`` holds, arithmetic and runs take 1.5 times as long."""
+
+    def __init__(self, crowded: Callable[[float], bool]) -> None:
+        super().__init__()
+        self.crowded = crowded
+
+    def arithmetic_us(self) -> float:
+        return 90.0 if self.crowded(self.time_s) else 60.0
+
+    def enqueue(self) -> None:
+        self.time_s += 0.0015 if self.crowded(self.time_s) else 0.001
+
+
+def test_rounds_on_a_shared_core_stay_out_of_the_median() -> None:
+    machine = CrowdedMachine(lambda now_s: int(now_s / 0.03) % 2 == 0)
+    timing = time_runs(machine.enqueue, FIVE_ROUNDS, machine)
+    assert timing.value_ms == pytest.approx(1.0)
+    assert timing.worst_round_ms == pytest.approx(1.0)
+    assert timing.p99_ms == pytest.approx(1.5)
+    assert 0 < timing.crowded < 1
+    assert timing.kappa == 60.0 / 40.0
+    assert timing.disturbed == ()
+
+
+def test_a_crowd_is_waited_for_as_long_as_the_protocol_is_patient() -> None:
+    patient = dataclasses.replace(FIVE_ROUNDS, limit_s=0.1, patience_s=0.5)
+    machine = CrowdedMachine(lambda now_s: now_s < 0.4)
+    timing = time_runs(machine.enqueue, patient, machine, kappa=1.5)
+    assert timing.value_ms == pytest.approx(1.0)
+    assert 0.4 < machine.time_s < 0.6
+    assert timing.disturbed == ()
+
+
+def test_a_crowd_that_stays_is_named_where_a_calmer_core_is_known() -> None:
+    patient = dataclasses.replace(FIVE_ROUNDS, limit_s=0.1, patience_s=0.2)
+    machine = CrowdedMachine(lambda now_s: True)
+    timing = time_runs(machine.enqueue, patient, machine, kappa=1.5)
+    assert timing.value_ms == pytest.approx(1.5)
+    assert timing.disturbed == ("somebody else computed on the core in 100% of the rounds",)
+    assert machine.time_s == pytest.approx(0.3, abs=0.03)
+    assert time_runs(machine.enqueue, patient, machine).disturbed == ()
+
+
+def test_a_device_with_a_clock_of_its_own_is_not_asked_for_a_crowd() -> None:
+    machine = CrowdedMachine(lambda now_s: int(now_s / 0.03) % 2 == 0)
+
+    def enqueue() -> float:
+        machine.time_s += 0.001
+        return 1.0
+
+    timing = time_runs(enqueue, FIVE_ROUNDS, machine)
+    assert timing.kappa is None
+    assert timing.crowded == 0.0

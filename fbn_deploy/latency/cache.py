@@ -34,6 +34,10 @@ SELECT json_extract(record, '$.reference_us') FROM latency WHERE target = ?
 AND json_extract(record, '$.conditions.device') = ?
 AND json_extract(record, '$.conditions.power') = ?
 """
+_KAPPA = """
+SELECT min(json_extract(record, '$.kappa')) FROM latency
+WHERE json_extract(record, '$.conditions.device') = ?
+"""
 
 
 def default_cache_path() -> Path:
@@ -107,6 +111,12 @@ class LatencyCache:
         same = (conditions.target, conditions.device, conditions.power)
         with self._open() as database:
             return [row[0] for row in database.execute(_REFERENCES, same)]
+
+    def smallest_kappa(self, device: str) -> float | None:
+        """The smallest κ (``crowding.py``) of all records of a device; None where there is none."""
+        with self._open() as database:
+            (smallest,) = database.execute(_KAPPA, (device,)).fetchone()
+        return None if smallest is None else float(smallest)
 
     def remove(self, records: list[LatencyRecord]) -> int:
         """Removes ``records``; the number that was there."""

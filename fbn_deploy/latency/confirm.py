@@ -1,5 +1,5 @@
 """One measurement in a process of its own, for a promise that has to hold in any process:
-``python -m fbn_deploy.latency.confirm MODEL CONDITIONS PROTOCOL``; the record goes to stdout.
+``python -m fbn_deploy.latency.confirm MODEL CONDITIONS PROTOCOL KAPPA``; the record goes to stdout.
 
 ``CONDITIONS`` is a JSON file of what the parent expects; a process that finds itself under other
 conditions (another runtime, another device) says so instead of measuring something else.
@@ -23,9 +23,10 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 def record_from_fresh_process(
-    source: bytes | Path, conditions: Conditions, protocol: str
+    source: bytes | Path, conditions: Conditions, protocol: str, kappa: float | None = None
 ) -> LatencyRecord:
-    """The record that a new process measures under ``conditions``, by the protocol of that name.
+    """The record that a new process measures under ``conditions``, by the protocol of that name;
+    ``kappa`` is the smallest κ known of the device (``crowding.py``).
 
     Raises ``FBNError`` with the process's own message when it cannot.
     """
@@ -37,6 +38,7 @@ def record_from_fresh_process(
             model = source
         wanted.write_text(json.dumps(conditions.as_json()))
         command = [sys.executable, "-m", __name__, str(model), str(wanted), protocol]
+        command.append("" if kappa is None else repr(kappa))
         paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         try:
@@ -69,7 +71,7 @@ def main(arguments: list[str]) -> int:
     from fbn_deploy.latency.meter import LatencyMeter
     from fbn_deploy.targets import ready_target
 
-    model, wanted, protocol = arguments
+    model, wanted, protocol, kappa = arguments
     conditions = Conditions.from_json(json.loads(Path(wanted).read_text()))
     try:
         meter = LatencyMeter(
@@ -77,6 +79,7 @@ def main(arguments: list[str]) -> int:
             batch=conditions.batch,
             threads=conditions.threads,
             precision=conditions.precision,
+            kappa=float(kappa) if kappa else None,
         )
         record = meter.measure(Path(model), protocol)
     except FBNError as error:

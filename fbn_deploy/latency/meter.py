@@ -15,7 +15,7 @@ from fbn_deploy.latency.machine import allowed_cores
 from fbn_deploy.latency.network import Network, network_from
 from fbn_deploy.latency.record import Conditions, LatencyRecord, conditions_of, utc_now
 from fbn_deploy.latency.slowdown import slow_reference_us, slowdown_of
-from fbn_deploy.latency.timing import CONFIRM, PROTOCOLS, TimingProtocol, time_runs
+from fbn_deploy.latency.timing import CONFIRM, PROTOCOLS, Timing, TimingProtocol, time_runs
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -89,12 +89,17 @@ class LatencyMeter:
         threads: int = 1,
         precision: str = "fp32",
         cache: LatencyCache | None = None,
+        kappa: float | None = None,
     ) -> None:
         self.target = target
         self.batch = batch
         self.threads = threads
         self.precision = precision
         self.cache = cache
+        self.kappa = kappa
+        """The smallest κ that is known of the device (``crowding.py``)."""
+        if cache and kappa is None:
+            self.kappa = cache.smallest_kappa(target.device())
         self.num_measured = 0
         self.num_from_cache = 0
         self.seconds = 0.0
@@ -178,24 +183,30 @@ class LatencyMeter:
         with self.target.open(
             network.source, batch=self.batch, threads=self.threads, precision=self.precision
         ) as session:
-            timing = time_runs(session.enqueue, protocol, one_thread=self.threads == 1)
+            timing = time_runs(
+                session.enqueue, protocol, one_thread=self.threads == 1, kappa=self.kappa
+            )
             clock_mhz = self.target.clock_mhz()
-        self._count(start_s)
+        self._count(start_s, timing)
         return LatencyRecord(conditions, timing, utc_now(), clock_mhz, cores=allowed_cores())
 
     def _measured_elsewhere(
         self, network: Network, conditions: Conditions, protocol: TimingProtocol
     ) -> LatencyRecord:
         start_s = time.perf_counter()
-        record = confirm.record_from_fresh_process(network.source, conditions, protocol.name)
-        self._count(start_s)
+        record = confirm.record_from_fresh_process(
+            network.source, conditions, protocol.name, self.kappa
+        )
+        self._count(start_s, record.timing)
         known_us = self.cache.references_us(conditions) if self.cache else []
         slow_us = slow_reference_us(known_us, record.timing.reference_us)
         return dataclasses.replace(record, slow_reference_us=slow_us)
 
-    def _count(self, start_s: float) -> None:
+    def _count(self, start_s: float, timing: Timing) -> None:
         self.num_measured += 1
         self.seconds += time.perf_counter() - start_s
+        known = [each for each in (self.kappa, timing.kappa) if each is not None]
+        self.kappa = min(known, default=None)
 
 
 def _protocol(name: str) -> TimingProtocol:

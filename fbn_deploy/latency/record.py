@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fbn_deploy.targets import Target
 
 SCHEMA = 1
+_LATER = frozenset({"kappa", "crowded"})  # numbers that older records lack
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,8 @@ class LatencyRecord:
                 )
             cores = value.get("cores")  # older records have none
             names = [field.name for field in dataclasses.fields(Timing)]
-            numbers = {name: value[name] for name in names}
+            numbers = {name: value[name] for name in names if name not in _LATER}
+            numbers |= {name: value[name] for name in _LATER if name in value}
             numbers["disturbed"] = tuple(numbers["disturbed"])
             return cls(
                 conditions=Conditions.from_json(value["conditions"]),

@@ -5,7 +5,8 @@ involuntary context switch of this process) says nothing about the network: such
 counted, kept in p90 and p99, and left out of the median as long as half of them remain. Where
 preemption is the rule (a long run on a busy machine has no undisturbed sample at all), what the
 process waited for a core meanwhile (the scheduler's run-queue delay) is taken off each of them;
-with several threads that wait at the same time it is not known, and nothing is taken off.
+with several threads that wait at the same time it is not known, and nothing is taken off. In the
+same way rounds are left out during which somebody else computed on our core (``crowding.py``).
 
 The confidence interval comes from the medians of rounds (batch means): m ± t·s/√k over k rounds,
 because neighbouring runs are far from independent. It covers what varies between rounds, not a
@@ -40,6 +41,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fbn_deploy.latency.crowding import is_crowded
 from fbn_deploy.latency.machine import Machine, Snapshot, ThisMachine
 
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond the table: normal.
@@ -51,8 +53,8 @@ _MAX_WAITED = 0.03
 _MAX_PRESSURE = 0.10
 _MAX_STEAL = 0.02
 _MAX_SPREAD = 0.05
-_MIN_RUNS_PER_ROUND = 3
-_METHOD = "waits off"  # changes when the same runs would give another number
+_MIN_RUNS_PER_ROUND = _MIN_OWN_ROUNDS = 3
+_METHOD = "waits and crowded rounds off"  # changes when the same runs would give another number
 
 Enqueue = Callable[[], "float | None"]
 _MAD_TO_SIGMA = 1.4826
@@ -61,7 +63,8 @@ _MAD_TO_SIGMA = 1.4826
 @dataclass(frozen=True)
 class TimingProtocol:
     """How long and how often. Times in seconds; ``width`` is the half-width of the median's
-    95 % interval, relative to it, at which timing ends."""
+    95 % interval, relative to it, at which timing ends. ``limit_s`` ends it in any case;
+    ``patience_s`` is what may be added for crowded rounds."""
 
     name: str
     warmup_s: float
@@ -70,6 +73,7 @@ class TimingProtocol:
     min_rounds: int
     width: float
     limit_s: float
+    patience_s: float = 0.0
     pause_s: float = 0.0
     attempts: int = 1
 
@@ -88,6 +92,7 @@ QUICK = TimingProtocol(
     min_rounds=9,
     width=0.015,
     limit_s=0.9,
+    patience_s=2.0,
 )
 """A candidate in a search: 0.3 s for a 1 ms network on a quiet machine."""
 
@@ -99,6 +104,7 @@ CONFIRM = TimingProtocol(
     min_rounds=6,
     width=0.015,
     limit_s=5.0,
+    patience_s=10.0,
     pause_s=0.35,
     attempts=3,
 )
@@ -136,6 +142,11 @@ class Timing:
     """Time of a fixed piece of CPU work meanwhile: the machine's speed."""
     disturbed: tuple[str, ...]
     """What disturbed the measurement, in words; empty when nothing did."""
+    kappa: float | None = None
+    """The smallest κ of a round (``crowding.py``); None where the device's own clock times."""
+    crowded: float = 0.0
+    """Share of rounds during which somebody else computed on the core; left out of the median and
+    ``worst_round_ms`` unless the measurement is called disturbed by them."""
 
 
 def time_runs(
@@ -144,12 +155,13 @@ def time_runs(
     machine: Machine | None = None,
     *,
     one_thread: bool = False,
+    kappa: float | None = None,
 ) -> Timing:
     """Times ``enqueue``, which runs once and returns when it is done.
 
     What it returns is the time in milliseconds by the device's clock; where that is None, the
     wall time of the call is taken. ``one_thread`` says that one thread at a time works on a run,
-    so that its waiting can be told.
+    so that its waiting can be told. ``kappa`` is the smallest κ that is known of this device.
 
     A disturbed measurement is made again after a pause that doubles, ``protocol.attempts`` times
     in all; the one with the fewest disturbances and the narrowest interval is returned.
@@ -161,7 +173,7 @@ def time_runs(
         for attempt in range(protocol.attempts):
             if attempt:
                 machine.sleep(2.0 ** (attempt - 1))
-            timings.append(_timed_rounds(enqueue, protocol, machine, one_thread))
+            timings.append(_timed_rounds(enqueue, protocol, machine, one_thread, kappa))
             if not timings[-1].disturbed:
                 break
     return min(timings, key=lambda t: (len(t.disturbed), (t.high_ms - t.low_ms) / t.value_ms))
@@ -173,13 +185,20 @@ class _Round:
     preempted_ms: tuple[float, ...]
     waitless_ms: tuple[float, ...]
     """The preempted samples less what they waited for a core."""
+    seconds: float
     reference_us: float
+    kappa: float | None
+    """The larger of κ before and after the round; None when the device's own clock timed."""
 
     @property
     def used_ms(self) -> tuple[float, ...]:
         """The clean samples, or all when preemption was the rule."""
         enough = len(self.clean_ms) >= len(self.preempted_ms)
         return self.clean_ms if enough else self.clean_ms + self.waitless_ms
+
+    @property
+    def median_ms(self) -> float:
+        return statistics.median(self.used_ms)
 
 
 def _warm_up(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> None:
@@ -191,34 +210,49 @@ def _warm_up(enqueue: Enqueue, protocol: TimingProtocol, machine: Machine) -> No
 
 
 def _timed_rounds(
-    enqueue: Enqueue, protocol: TimingProtocol, machine: Machine, one_thread: bool
+    enqueue: Enqueue,
+    protocol: TimingProtocol,
+    machine: Machine,
+    one_thread: bool,
+    kappa: float | None,
 ) -> Timing:
     """Rounds until the interval is narrow enough, or the time limit ends it (three rounds at
     least, however slow the network)."""
     rounds: list[_Round] = []
-    medians: list[float] = []
     before = machine.snapshot()
     paused_s = 0.0
     while True:
         rounds.append(_round(enqueue, protocol, machine, one_thread))
-        medians.append(statistics.median(rounds[-1].used_ms))
-        narrow = _half_width(medians) <= protocol.width * statistics.median(medians)
-        over = machine.now_s() - before.time_s >= protocol.limit_s
-        if len(rounds) >= 3 and (over or (narrow and len(rounds) >= protocol.min_rounds)):
-            return _timing(rounds, medians, before, machine.snapshot(), paused_s)
+        own = _own(rounds, kappa)
+        medians = [each.median_ms for each in own]
+        narrow = _half_width(medians) <= protocol.width * statistics.median(medians or [0.0])
+        lost_s = sum(each.seconds for each in rounds) - sum(each.seconds for each in own)
+        limit_s = protocol.limit_s + min(lost_s, protocol.patience_s)
+        over = machine.now_s() - before.time_s >= limit_s
+        if (over and len(rounds) >= 3) or (narrow and len(own) >= max(protocol.min_rounds, 3)):
+            return _timing(rounds, own, before, machine.snapshot(), paused_s)
         if protocol.pause_s:
             machine.sleep(protocol.pause_s)
             paused_s += protocol.pause_s
 
 
+def _own(rounds: list[_Round], kappa: float | None) -> list[_Round]:
+    """Those of ``rounds`` that had the core to themselves, as far as is known by now."""
+    seen = [each.kappa for each in rounds if each.kappa is not None]
+    smallest = min([*seen, *([] if kappa is None else [kappa])], default=0.0)
+    return [each for each in rounds if each.kappa is None or not is_crowded(each.kappa, smallest)]
+
+
 def _round(
     enqueue: Enqueue, protocol: TimingProtocol, machine: Machine, one_thread: bool
 ) -> _Round:
-    reference_us = machine.reference_us()
+    started_s, reference_us = machine.now_s(), machine.reference_us()
+    arithmetic_us = machine.arithmetic_us()
     now_s, preemptions = machine.now_s, machine.preemptions
     clean: list[float] = []
     preempted: list[float] = []
     waitless: list[float] = []
+    device_ms: float | None = None
     enqueue()  # the reference and the pause have cooled the caches
     switches, waited_s = preemptions(), machine.snapshot().waited_s
     end_s = now_s() + protocol.round_s
@@ -235,18 +269,31 @@ def _round(
         preempted.append(elapsed_ms)
         waitless.append(elapsed_ms - wait_ms if wait_ms < elapsed_ms else elapsed_ms)
         switches = preemptions()  # reading the counters may have been interrupted as well
-    return _Round(tuple(clean), tuple(preempted), tuple(waitless), reference_us)
+    kappa = None
+    if device_ms is None:
+        kappa = max(arithmetic_us, machine.arithmetic_us()) / reference_us
+    return _Round(
+        clean_ms=tuple(clean),
+        preempted_ms=tuple(preempted),
+        waitless_ms=tuple(waitless),
+        seconds=now_s() - started_s,
+        reference_us=reference_us,
+        kappa=kappa,
+    )
 
 
 def _timing(
     rounds: list[_Round],
-    medians: list[float],
+    own: list[_Round],
     before: Snapshot,
     after: Snapshot,
     paused_s: float,
 ) -> Timing:
     everything = sorted(t for r in rounds for t in r.clean_ms + r.preempted_ms)
-    value_ms = statistics.median([t for r in rounds for t in r.used_ms])
+    crowded = 1 - len(own) / len(rounds)
+    used = own if len(own) >= _MIN_OWN_ROUNDS else rounds
+    medians = [each.median_ms for each in used]
+    value_ms = statistics.median([t for r in used for t in r.used_ms])
     half_ms = _half_width(medians)
     center_ms = statistics.median(medians)
     deviations = [abs(median - center_ms) for median in medians]
@@ -268,6 +315,11 @@ def _timing(
             "the hypervisor took {:.0%} of the time (steal)",
         ),
         (spread, _MAX_SPREAD, "rounds varied by {:.0%}"),
+        (
+            crowded if used is rounds else 0.0,
+            0.0,
+            "somebody else computed on the core in {:.0%} of the rounds",
+        ),
     )
     return Timing(
         value_ms=value_ms,
@@ -283,8 +335,10 @@ def _timing(
         preempted=preempted,
         waited=waited,
         load=after.load,
-        reference_us=statistics.median(r.reference_us for r in rounds),
+        reference_us=statistics.median(r.reference_us for r in used),
         disturbed=tuple(text.format(share) for share, most, text in shares if share > most),
+        kappa=min((r.kappa for r in rounds if r.kappa is not None), default=None),
+        crowded=crowded,
     )
 
 
