@@ -4,8 +4,10 @@
                                  [--spaces nasbench201 …] [--bundles DIR]
 
 For each space (``mobilenet`` at 32 and at 160 pixels, ``nasbench201``) and each ready CPU target:
-the blocks and 60 whole networks are measured and a predictor fitted, as ``fbn search`` does it;
-then 60 other networks, half of them drawn uniformly, half with a leaning (``latency/probes.py``).
+the blocks and 60 whole networks are measured and a predictor fitted, as ``fbn search`` does it,
+and 60 other networks, half of them drawn uniformly, half with a leaning (``latency/probes.py``);
+they are measured in turns with the first, since the speed of a shared machine drifts by several
+percent within minutes, which no predictor can know.
 Stated for those: mean absolute percentage error, Spearman, the share within ±10 %, how many lie
 in the 90 % interval and how wide it is; beside them, fitted on the same 60 networks, a line in
 multiply-adds, and the plain sum of blocks times the one factor that fits best; and what building
@@ -138,9 +140,28 @@ def halves(inventory: Inventory, fitted: int) -> tuple[Inventory, Inventory]:
     )
 
 
-def measured(read: Bundle, part: Inventory, target: Target) -> LatencyTable:
-    meter = LatencyMeter(target, batch=part.batch, cache=LatencyCache())
-    return measured_table(part, read.network, meter, reporter())
+def measured_in_turns(
+    read: Bundle, fit: Inventory, rest: Inventory, target: Target
+) -> tuple[LatencyTable, LatencyTable]:
+    """Both tables, the unseen networks measured evenly among the others: what a machine's speed
+    does over minutes belongs to neither side."""
+    meter = LatencyMeter(target, batch=fit.batch, cache=LatencyCache())
+    ours, others = list(fit.graphs), list(rest.graphs)
+    places = [(k / len(ours), name, True) for k, name in enumerate(ours)]
+    places += [(k / len(others), name, False) for k, name in enumerate(others)]
+    graphs, cost = {**fit.graphs, **rest.graphs}, [0, 0.0]
+    with reporter().task(f"Measuring on {target.name}", len(places), "graphs") as task:
+        for number, (_, name, is_ours) in enumerate(sorted(places), 1):
+            count, seconds = meter.num_measured, meter.seconds
+            if meter.known(graphs[name].hash, graphs[name].inputs) is None:
+                meter.measure(read.network(name))
+            if is_ours:
+                cost[0] += meter.num_measured - count
+                cost[1] += meter.seconds - seconds
+            task.update(number, name)
+    tables = [measured_table(part, read.network, meter, reporter()) for part in (fit, rest)]
+    fitted = dataclasses.replace(tables[0], measurements=cost[0], seconds=cost[1])
+    return fitted, tables[1]
 
 
 def shown(results: dict[str, Any]) -> Table:
@@ -185,7 +206,7 @@ def main() -> None:
             read = read_bundle(path)
             fit, rest = halves(read.inventory, fitted)
             for target in ready:
-                tables = measured(read, fit, target), measured(read, rest, target)
+                tables = measured_in_turns(read, fit, rest, target)
                 results[f"{name}, {target.name}"] = judged(*tables)
     Console(width=120).print(shown(results))
     if asked.out:

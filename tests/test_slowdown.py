@@ -117,7 +117,7 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
     monkeypatch.setattr(
         confirm,
         "record_from_fresh_process",
-        lambda source, conditions, protocol: record(conditions=conditions),
+        lambda source, conditions, protocol, kappa: record(conditions=conditions),
     )
     cache = LatencyCache(tmp_path / "latency.sqlite")
     target = ready_target("onnxruntime-cpu")
