@@ -2,7 +2,8 @@
 
     python benchmarks/folding.py [--networks 30] [--seconds 2] [--only CASE …] [--out FILE]
 
-Variants: (a) the unfolded export, (b) onnxslim, (c) onnxsim, (d) onnxscript's optimizer, (e) ours,
+Variants: (a) the unfolded export, (b) onnxslim, (c) onnxsim, (d) onnxscript's optimizer, (e) ours
+(in the form that ``fbn export`` gives a file for that runtime),
 (f) the same architecture without the inserted BatchNorms (plain export), and (f+) that one folded
 by ours as well. All run in one process on one thread, in turns that are shuffled anew each round;
 what is compared are medians over the same rounds. BatchNorms as after training: γ from 0.5 to 1.5.
@@ -38,6 +39,7 @@ from fbn_deploy.export.graph import closed, onnx_from_module, onnx_from_supernet
 from fbn_deploy.files import write_json
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.supernet import build_supernet
+from fbn_deploy.targets import shifts_as_convolution
 
 PEERS = ("unfolded", "onnxslim", "onnxsim", "onnxscript")
 VARIANTS = (*PEERS, "ours", "bare", "bare+")
@@ -46,12 +48,13 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "nasbench201@224": ("nasbench201", 224, {}),
     "mobilenet@64": ("mobilenet", 64, {"width": 0.5}),
 }
+RUNTIMES = ("onnxruntime-cpu", "openvino-cpu")
 WARMUP, LEAST, MOST = 3, 7, 200  # runs
 PACKAGES = ("onnxruntime-gpu", "openvino", "onnxslim", "onnxsim", "onnxscript", "torch", "onnx-ir")
 
 
 def by_peers(model: ir.Model) -> dict[str, onnx.ModelProto]:
-    """The unfolded model, what each peer makes of it, and ours."""
+    """The unfolded model, and what each peer makes of it."""
     found = {"unfolded": ir.to_proto(model)}
     try:
         import onnxslim
@@ -69,7 +72,6 @@ def by_peers(model: ir.Model) -> dict[str, onnx.ModelProto]:
     copy = model.clone()
     onnxscript.optimizer.optimize(copy)
     found["onnxscript"] = ir.to_proto(copy)
-    found["ours"] = ir.to_proto(fold_affine(model)[0])
     return found
 
 
@@ -88,13 +90,21 @@ def runners(proto: onnx.ModelProto, x: np.ndarray) -> dict[str, Callable[[], obj
     }
 
 
-def race(models: dict[str, onnx.ModelProto], x: np.ndarray, seconds: float) -> dict[str, Any]:
-    """Median latency in ms of every model on every runtime, measured in turns."""
+def race(
+    models: dict[str, onnx.ModelProto],
+    ours: dict[str, onnx.ModelProto],
+    x: np.ndarray,
+    seconds: float,
+) -> dict[str, Any]:
+    """Median latency in ms of every model on every runtime, measured in turns; ``ours`` has one
+    for each runtime."""
     calls = {
         (runtime, variant): call
         for variant, proto in models.items()
         for runtime, call in runners(proto, x).items()
     }
+    for runtime, proto in ours.items():
+        calls[runtime, "ours"] = runners(proto, x)[runtime]
     for call in calls.values():
         for _ in range(WARMUP):
             call()
@@ -113,6 +123,17 @@ def race(models: dict[str, onnx.ModelProto], x: np.ndarray, seconds: float) -> d
     return found
 
 
+def race_folded(
+    fair: ir.Model, models: dict[str, onnx.ModelProto], x: np.ndarray, seconds: float
+) -> dict[str, Any]:
+    """``race`` with ours in each runtime's form."""
+    forms = {
+        runtime: ir.to_proto(fold_affine(fair, as_convolution=shifts_as_convolution([runtime]))[0])
+        for runtime in RUNTIMES
+    }
+    return race(models, forms, x, seconds)
+
+
 def remaining(proto: onnx.ModelProto) -> int:
     return sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
 
@@ -127,7 +148,8 @@ def space_case(space: str, resolution: int, options: dict[str, Any], count: int,
     rng, rows = random.Random(0), []
     for _ in range(count):
         architecture = supernets["fair"][0].space.sample(rng)
-        models = by_peers(closed(supernets["fair"][1], architecture))
+        fair = closed(supernets["fair"][1], architecture)
+        models = by_peers(fair)
         bare = closed(supernets["conv-only"][1], architecture)
         models |= {"bare": ir.to_proto(bare), "bare+": ir.to_proto(fold_affine(bare)[0])}
         rows.append(
@@ -135,7 +157,7 @@ def space_case(space: str, resolution: int, options: dict[str, Any], count: int,
                 "architecture": dict(architecture),
                 "batchnorm_of_peers": remaining(models["onnxscript"]),
             }
-            | race(models, x, seconds)
+            | race_folded(fair, models, x, seconds)
         )
     return rows
 
@@ -151,7 +173,7 @@ def densenet_case(seconds: float, repeats: int = 3):
     models = by_peers(model)
     return [
         {"fold_seconds": folding, "batchnorm_of_peers": remaining(models["onnxscript"])}
-        | race(models, x, seconds)
+        | race_folded(model, models, x, seconds)
         for _ in range(repeats)
     ]
 

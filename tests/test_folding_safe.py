@@ -12,10 +12,13 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from test_folding_rules import triangle
 
+from fbn_deploy.cli import main
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import FoldReport, fold_affine, fold_file
 from fbn_deploy.export.folding.check import relative_error
+from fbn_deploy.targets import shifts_as_convolution
 
 TOLERANCE = 1e-5
 
@@ -262,3 +265,26 @@ def test_a_fuzzed_file_never_crashes_or_hangs_the_caller(tmp_path, number):
         assert not (tmp_path / "out.onnx").exists()
     else:
         assert isinstance(report, FoldReport)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [(None, False), ("onnxruntime-cpu", False), ("openvino-cpu", True)]
+)
+def test_what_stays_takes_the_form_that_the_target_runs_fastest(
+    tmp_path, monkeypatch, target, expected
+):
+    onnx.save_model(triangle(), tmp_path / "in.onnx")
+    asked = [] if target is None else ["--target", target]
+    arguments = ["fbn", "fold", str(tmp_path / "in.onnx"), str(tmp_path / "out.onnx"), *asked]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    operators = [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node]
+    assert ("Mul" in operators) == expected
+
+
+def test_a_file_for_several_targets_is_written_for_the_one_that_loses_most():
+    assert not shifts_as_convolution(["openvino-cpu"])
+    assert shifts_as_convolution(["openvino-cpu", "onnxruntime-cpu"])
+    assert shifts_as_convolution([])

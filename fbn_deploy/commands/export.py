@@ -24,7 +24,7 @@ def command(
     from fbn_deploy.pipeline.export import export_subnet
     from fbn_deploy.pipeline.precision import export_precision
     from fbn_deploy.pipeline.retrain import load_subnet
-    from fbn_deploy.targets import ready_target
+    from fbn_deploy.targets import ready_target, shifts_as_convolution
 
     builder = engine.builder(target)
     engine.options(batch=1)  # what is wrong is said before long work
@@ -37,7 +37,8 @@ def command(
         model = context.run.model
         names = {each.name for each in chosen}
         others = [each for each in verification_targets(found) if each.name not in names]
-        content = export_subnet(context, network, chosen + others)
+        form = shifts_as_convolution([target] if target else found["best"]["confirmed"])
+        content = export_subnet(context, network, chosen + others, as_convolution=form)
         text = f"Verified model in {model}"
     else:
         model = context.run.precision_model(precision.precision)

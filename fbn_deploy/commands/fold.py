@@ -18,12 +18,22 @@ def command(
     equalize: Annotated[
         bool, typer.Option("--equalize", help="Equalise channel ranges, for INT8.")
     ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            help="What runs the file: how a shift that has to stay is written. See fbn targets.",
+            show_default="onnxruntime-cpu",
+        ),
+    ] = None,
     json_output: Json = False,
 ) -> None:
     """Folds every BatchNorm of any ONNX model away."""
     from fbn_deploy.export.folding import fold_file
+    from fbn_deploy.targets import shifts_as_convolution
 
-    found = fold_file(source, destination, report, equalize)
+    form = shifts_as_convolution([target] if target else [])
+    found = fold_file(source, destination, report, equalize, as_convolution=form)
     error = "not checked" if found.max_error is None else f"largest error {found.max_error:.1e}"
     show(
         json_output,

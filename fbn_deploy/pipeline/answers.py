@@ -143,8 +143,11 @@ def _append(path: Path, value: Any) -> None:
 class Coster:
     """Costs of architectures: FLOPs and parameters counted, latencies measured or predicted."""
 
-    def __init__(self, supernet: Supernet, batch: int, reporter: Reporter) -> None:
+    def __init__(
+        self, supernet: Supernet, batch: int, reporter: Reporter, *, as_convolution: bool = True
+    ) -> None:
         self._supernet, self._batch, self._reporter = supernet, batch, reporter
+        self._as_convolution = as_convolution
         self._table: CostTable = cost_table(supernet)
         self._graph: Callable[[Architecture], onnx_ir.Model] | None = None
         self.latencies: dict[str, Latency] = {}
@@ -177,4 +180,5 @@ class Coster:
         if self._graph is None:
             with self._reporter.task("Exporting the supernet once for all candidates", 1, "graphs"):
                 self._graph = candidate_graphs(self._supernet, self._batch)
-        return fold_affine(self._graph(architecture))[0]
+        graph = self._graph(architecture)
+        return fold_affine(graph, as_convolution=self._as_convolution)[0]

@@ -14,7 +14,7 @@ from fbn_deploy.pipeline.retrain import retrained_subnet
 from fbn_deploy.pipeline.search import search
 from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.retrain.training import RetrainSettings
-from fbn_deploy.targets import Target, ready_target, targets
+from fbn_deploy.targets import Target, ready_target, shifts_as_convolution, targets
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ def deploy(
     """Search, retrain, export, verify, profile; every stage that is done already is kept."""
     found = search(context, search_settings)
     network, training = retrained_subnet(context, retrain_settings)
-    verification = export_subnet(context, network, verification_targets(found))
+    verification = export_subnet(
+        context,
+        network,
+        verification_targets(found),
+        as_convolution=shifts_as_convolution(found["best"]["confirmed"]),
+    )
     lower = None
     if precision_settings is not None:
         targets = precision_targets(found, precision_settings.precision)

@@ -21,16 +21,23 @@ SCHEMA = 1
 
 
 def export_subnet(
-    context: Context, network: nn.Module, targets: Sequence[Target]
+    context: Context,
+    network: nn.Module,
+    targets: Sequence[Target],
+    *,
+    as_convolution: bool = True,
 ) -> dict[str, Any]:
     """Writes ``model.onnx``, ``fold.json`` and ``verify.json``; the content of the last.
+
+    ``as_convolution`` is the form of what folding leaves (``fold_affine``).
 
     The file is verified under a temporary name on every target in ``targets`` and takes its own
     name only then. Raises ``FBNError`` when a verification fails; then no file is left.
     """
     run, reporter = context.run, context.reporter
     reporter.say("Exporting to ONNX and folding BatchNorms away")
-    folded, report = fold_affine(onnx_from_module(network, context.definition.resolution))
+    exported = onnx_from_module(network, context.definition.resolution)
+    folded, report = fold_affine(exported, as_convolution=as_convolution)
     with replacing(run.model) as temporary:
         ir.save(folded, temporary)
         results = [verify(temporary, network, context.data, context.data.test, t) for t in targets]

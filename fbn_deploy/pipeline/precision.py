@@ -39,7 +39,7 @@ from fbn_deploy.export.verification import Verification, verify
 from fbn_deploy.files import replacing, write_json
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.pipeline.context import Context
-from fbn_deploy.targets import Target
+from fbn_deploy.targets import Target, shifts_as_convolution
 
 SCHEMA = 1
 PRECISIONS = ("fp16", "bf16", "int8")
@@ -102,7 +102,7 @@ def export_precision(
             "asked), so nothing could be verified. Pass a --target that does; fbn targets lists "
             "them."
         )
-    model = _folded(context, network, settings)
+    model = _folded(context, network, settings, able)
     gate = _Gate(context, network, settings, able)
     if settings.precision == "int8":
         return gate.int8(model)
@@ -110,12 +110,18 @@ def export_precision(
     return gate.written(typed, model, {})
 
 
-def _folded(context: Context, network: nn.Module, settings: PrecisionSettings) -> ir.Model:
-    """The network in fp32 without BatchNorms, its gauge chosen for the precision."""
+def _folded(
+    context: Context, network: nn.Module, settings: PrecisionSettings, targets: Sequence[Target]
+) -> ir.Model:
+    """The network in fp32 without BatchNorms, its gauge chosen for the precision. In int8 what
+    folding leaves is a convolution on every target, since those are quantised."""
     context.reporter.say("Exporting to ONNX and folding BatchNorms away")
     exported = onnx_from_module(network, context.definition.resolution)
     limit = FLOAT16_LIMIT if settings.precision == "fp16" else None
-    return fold_affine(exported, equalize=settings.equalize, gauge_limit=limit)[0]
+    form = settings.precision == "int8" or shifts_as_convolution(t.name for t in targets)
+    return fold_affine(
+        exported, equalize=settings.equalize, gauge_limit=limit, as_convolution=form
+    )[0]
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,9 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         scorer.shared.serve()
         answer: dict[str, Any] = job.share(None)
         return answer
-    coster = Coster(supernet, settings.batch, reporter)
+    coster = Coster(
+        supernet, settings.batch, reporter, as_convolution=settings.shifts_as_convolution()
+    )
     started = time.monotonic()
     coster.latencies.update(latency_sources(context, settings, supernet, coster))
     tabled = time.monotonic()

@@ -12,7 +12,7 @@ from fbn_deploy.latency.blocktable import LatencyTable
 from fbn_deploy.pipeline.latency import PREDICTORS
 from fbn_deploy.search import algorithms
 from fbn_deploy.search.budgets import Budget, on_targets
-from fbn_deploy.targets import default_target, ready_target
+from fbn_deploy.targets import default_target, ready_target, shifts_as_convolution
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ class SearchSettings:
         algorithms.load(self.algorithm, self.candidates)
         indicators_of(self.indicator)
         return SearchSettings(**{**vars(self), "budgets": budgets, "target": default})
+
+    def shifts_as_convolution(self) -> bool:
+        """The form of what folding leaves in the candidates (``fold_affine``): what the budgets'
+        targets run fastest; that of bundles where latencies come from a device's table."""
+        if self.latency_tables:
+            return True
+        return shifts_as_convolution({b.target for b in self.budgets if b.target})
 
     def as_json(self) -> dict[str, Any]:
         return {

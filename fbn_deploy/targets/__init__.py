@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fbn_deploy import plugins
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineBuilder, EngineOptions
@@ -18,6 +20,7 @@ __all__ = [
     "engine_builder",
     "engine_targets",
     "ready_target",
+    "shifts_as_convolution",
     "targets",
 ]
 
@@ -38,6 +41,13 @@ def ready_target(name: str) -> Target:
     others = [other.name for other in targets() if other.name != name and not other.missing()]
     instead = f", or pass --target {others[0]}." if others else "."
     raise FBNError(f"Target {name!r} is not ready: {reason.rstrip('.')}{instead}")
+
+
+def shifts_as_convolution(names: Iterable[str]) -> bool:
+    """Whether a file for the targets ``names`` holds what folding leaves of a BatchNorm as a
+    convolution: where one of them wants that, and where none is named."""
+    wanted = [_target(name).shifts_as_convolution for name in names]
+    return any(wanted) or not wanted
 
 
 def engine_targets() -> list[str]:

@@ -104,6 +104,12 @@ class Target(Protocol):
         ...
 
     @property
+    def shifts_as_convolution(self) -> bool:
+        """Whether a per-channel scale and shift that folding has to leave runs fastest here as a
+        depthwise 1×1 convolution; else as Mul and Add."""
+        ...
+
+    @property
     def settings(self) -> dict[str, str]:
         """Runtime settings that influence latency; part of every record's conditions."""
         ...

@@ -14,6 +14,7 @@ class OnnxRuntimeCpu:
     description = "ONNX Runtime on this machine's CPU"
     preference = 50
     precisions = ("fp32", "fp16", "int8")
+    shifts_as_convolution = True  # an Add leaves the blocked layout of its convolutions
     settings = _onnxruntime.SETTINGS
 
     @property

@@ -32,6 +32,7 @@ def fold_file(
     *,
     check: bool = True,
     gauge_limit: float | None = None,
+    as_convolution: bool = True,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> FoldReport:
     """Folds the ONNX model in ``source`` into ``destination``; see ``fold_affine``.
@@ -58,6 +59,7 @@ def fold_file(
                 "equalize": equalize,
                 "check": check,
                 "gauge_limit": gauge_limit,
+                "as_convolution": as_convolution,
             },
             source,
             time_limit_s,

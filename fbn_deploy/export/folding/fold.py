@@ -55,7 +55,8 @@ def fold_affine(
     spread of D that may be chained through one tree: by default what float32 carries, or
     float16 if the model holds such weights; pass ``FLOAT16_LIMIT`` when the model is to be
     converted later. ``as_convolution`` writes a shift that stays, with its scale, as a
-    depthwise 1×1 convolution, which ONNX Runtime fuses best on CPUs; False writes Mul and Add.
+    depthwise 1×1 convolution, which ONNX Runtime fuses best on CPUs; False writes Mul and Add,
+    which OpenVINO fuses best (``shifts_as_convolution`` of ``fbn_deploy.targets``).
 
     Raises ``FBNError`` when the model has no graph of standard operators to fold.
     """

@@ -50,7 +50,10 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     try:
         model = ir.load(source)
         folded, report = fold_affine(
-            model, equalize=task["equalize"], gauge_limit=task["gauge_limit"]
+            model,
+            equalize=task["equalize"],
+            gauge_limit=task["gauge_limit"],
+            as_convolution=task["as_convolution"],
         )
         _save(folded, destination)
     except (FBNError, Exception) as error:
