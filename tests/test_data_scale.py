@@ -210,7 +210,7 @@ def test_a_mistake_in_a_worker_keeps_its_words(tmp_path: Path) -> None:
     data = load_data(str(root), resolution=16, seed=0, memory_limit_bytes=0)
     damaged(root, *(f"a/{k:03}.png" for k in range(20)), keep=200)
     batches = train_batches(data, data.train, batch_size=8, seed=0, workers=1)
-    with pytest.raises(FBNError, match=r"^1 of 40 images cannot be read"):
+    with pytest.raises(FBNError, match=r"^\d+ of 40 images cannot be read"):
         list(batches.steps(0, 2))
 
 
