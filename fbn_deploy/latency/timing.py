@@ -92,7 +92,7 @@ QUICK = TimingProtocol(
     min_rounds=9,
     width=0.015,
     limit_s=0.9,
-    patience_s=2.0,
+    patience_s=1.0,
 )
 """A candidate in a search: 0.3 s for a 1 ms network on a quiet machine."""
 
@@ -104,7 +104,7 @@ CONFIRM = TimingProtocol(
     min_rounds=6,
     width=0.015,
     limit_s=5.0,
-    patience_s=10.0,
+    patience_s=3.0,
     pause_s=0.35,
     attempts=3,
 )
