@@ -40,7 +40,7 @@ parts.parts_of.__kwdefaults__["probes"] = 10
 )
 SEARCH = [
     "search", "--space", "nasbench201", "-o", "channels=4", "-o",
-    "cells=1", "--resolution", "16", "--epochs", "0.5", "--target", "onnxruntime-cpu",
+    "cells=1", "--resolution", "16", "--target", "onnxruntime-cpu",
     "--candidates", "8", "--probe-size", "16", "--probe-batches", "2",
 ]  # fmt: skip
 TIMEOUT_S = 300.0

@@ -36,7 +36,7 @@ def record(
     reference_us: float = 30.0,
     slow_us: float | None = None,
     conditions: Conditions = CONDITIONS,
-    **timing: float,
+    **timing: float | None,
 ) -> LatencyRecord:
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(Timing)), value_ms)
     numbers |= {"n": 10, "rounds": 5, "disturbed": (), "reference_us": reference_us} | timing
@@ -167,3 +167,23 @@ def test_the_cache_knows_the_smallest_kappa_of_a_device(tmp_path: Path) -> None:
         cache.put(record(conditions=seen, kappa=kappa))
     assert cache.smallest_kappa(CONDITIONS.device) == 1.4
     assert cache.smallest_kappa("another device") is None
+
+
+def test_a_device_with_a_clock_of_its_own_is_not_stretched_by_the_processors_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        confirm,
+        "record_from_fresh_process",
+        lambda source, conditions, protocol, kappa: record(conditions=conditions, kappa=None),
+    )
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    target = ready_target("onnxruntime-cpu")
+    here = dataclasses.replace(
+        CONDITIONS, device=target.device(), power=target.power_state(), settings=target.settings
+    )
+    for number in range(20):
+        seen = dataclasses.replace(here, network=str(number))
+        cache.put(record(reference_us=36.0, conditions=seen))
+    confirmation = LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu(), processes=1)
+    assert confirmation.slowdown == 1.0

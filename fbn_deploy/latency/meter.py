@@ -198,8 +198,10 @@ class LatencyMeter:
             network.source, conditions, protocol.name, self.kappa
         )
         self._count(start_s, record.timing)
-        known_us = self.cache.references_us(conditions) if self.cache else []
-        slow_us = slow_reference_us(known_us, record.timing.reference_us)
+        slow_us = None
+        if self.cache and record.timing.kappa is not None:  # else the processor's speed is nothing
+            known_us = self.cache.references_us(conditions)
+            slow_us = slow_reference_us(known_us, record.timing.reference_us)
         return dataclasses.replace(record, slow_reference_us=slow_us)
 
     def _count(self, start_s: float, timing: Timing) -> None:
