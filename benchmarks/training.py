@@ -6,6 +6,12 @@ Both supernets run the same paths on the same batch in turns, forward, backward 
 ``all`` uses PyTorch's own ops. Speed is the median over steps of the ratio within a step. Memory
 is the peak of what the CPU allocator holds beyond the start of a step, from PyTorch's profiler:
 activations, gradients and temporaries.
+
+What limits it: BN-only training saves the gradients of the convolutions' weights. Of a step that
+trains all of ``nasbench201`` (16 channels; profile of 12 steps, one thread of an AMD EPYC, PyTorch
+2.14) they are 17 %, so that 1.2 times the speed is the most there; the rest is BatchNorms (24 %),
+the convolutions' outputs and input gradients (28 %), pooling (11 %), additions and ReLUs (14 %),
+which both have.
 """
 
 from __future__ import annotations
