@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 KIND = "fbn latency table"
+_VAIN = 4  # measurements disturbed again, one after the other: the disturbance goes on
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def measured_table(
     """Measures every graph of ``inventory`` under the meter's conditions, or finds it in its
     cache. ``network_of`` gives a graph by its name, and is asked only for those that are
     measured. What was disturbed is measured a second time at the end, when the disturbance may
-    be over. Raises ``FBNError`` when the meter has another batch."""
+    be over, unless it is found to go on. Raises ``FBNError`` when the meter has another batch."""
     if meter.batch != inventory.batch:
         raise FBNError(
             f"These blocks have a fixed batch of {inventory.batch}; asked: {meter.batch}."
@@ -164,8 +165,12 @@ def measured_table(
             task.update(number, block.name if block else name)
     if disturbed:
         with reporter.task(f"{title} again that were disturbed", len(disturbed), "graphs") as task:
+            vain = 0
             for number, name in enumerate(disturbed, 1):
                 again = meter.measure(network_of(name), fresh=True)
                 records[name] = records[name] if again.disturbed else again
+                vain = vain + 1 if again.disturbed else 0
+                if vain == _VAIN:
+                    break
                 task.update(number, name)
     return LatencyTable(inventory, records, meter.num_measured - measured, meter.seconds - seconds)
