@@ -98,19 +98,19 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(CASES))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/ranking.json")
     given = parser.parse_args()
-    cases = {
-        name: benched(name, given.images, given.tables, given.runs)
-        for name in given.only.split(",")
-    }
-    Console().print(table_of(cases))
     machine = {
         "device": device_name(),
         "threads": 1,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+    cases = {
+        name: {"machine": machine, **benched(name, given.images, given.tables, given.runs)}
+        for name in given.only.split(",")
+    }
+    Console().print(table_of(cases))
     before = read_json(given.out)["cases"] if given.out.exists() else {}
-    write_json(given.out, {"schema": 1, "machine": machine, "cases": {**before, **cases}})
+    write_json(given.out, {"schema": 1, "cases": {**before, **cases}})
 
 
 if __name__ == "__main__":
