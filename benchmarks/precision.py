@@ -318,7 +318,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int, default=2000, help="test images a network")
     parser.add_argument("--calibration-images", type=int, default=128)
-    parser.add_argument("--only", nargs="*", default=[*CASES, "speed", "cost"])
+    parts = [*CASES, "speed", "cost"]
+    parser.add_argument("--only", nargs="*", default=parts, choices=parts)
     parser.add_argument("--quick", action="store_true", help="200 images, default methods only")
     default = Path(__file__).parent / "results" / "precision.json"
     parser.add_argument("--out", type=Path, default=default)
