@@ -160,6 +160,9 @@ def train_supernet(
         data, data.train, batch_size=settings.batch_size, seed=settings.seed, job=job
     )
     steps = settings.steps(batches.steps_per_epoch)
+    if not steps:
+        reporter.say("The supernet is not trained: it is read at its random initialisation")
+        return 0.0
     optimizer = OPTIMIZERS[settings.optimizer](trained, settings.peak_rate)
 
     def set_rates(step: int) -> None:
