@@ -163,6 +163,7 @@ def measured_table(
                 disturbed.append(name)
             block = inventory.blocks.get(name)
             task.update(number, block.name if block else name)
+    made = meter.num_measured - measured
     if disturbed:
         with reporter.task(f"{title} again that were disturbed", len(disturbed), "graphs") as task:
             vain = 0
@@ -173,4 +174,4 @@ def measured_table(
                 if vain == _VAIN:
                     break
                 task.update(number, name)
-    return LatencyTable(inventory, records, meter.num_measured - measured, meter.seconds - seconds)
+    return LatencyTable(inventory, records, made, meter.seconds - seconds)
