@@ -49,7 +49,7 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mobilenet@64": ("mobilenet", 64, {"width": 0.5}),
 }
 RUNTIMES = ("onnxruntime-cpu", "openvino-cpu")
-WARMUP, LEAST, MOST = 3, 7, 200  # runs
+WARMUP, LEAST, MOST = 3, 15, 200  # runs
 PACKAGES = ("onnxruntime-gpu", "openvino", "onnxslim", "onnxsim", "onnxscript", "torch", "onnx-ir")
 
 
