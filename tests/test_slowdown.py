@@ -9,6 +9,7 @@ import pytest
 
 from fbn_deploy.latency import confirm
 from fbn_deploy.latency.cache import LatencyCache
+from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.meter import Confirmation, LatencyMeter
 from fbn_deploy.latency.network import network_from
 from fbn_deploy.latency.record import Conditions, LatencyRecord
@@ -117,7 +118,7 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
     monkeypatch.setattr(
         confirm,
         "record_from_fresh_process",
-        lambda source, conditions, protocol, kappa: record(conditions=conditions),
+        lambda source, conditions, protocol, pace: record(conditions=conditions),
     )
     cache = LatencyCache(tmp_path / "latency.sqlite")
     target = ready_target("onnxruntime-cpu")
@@ -159,14 +160,14 @@ def relu() -> bytes:
     return content
 
 
-def test_the_cache_knows_the_smallest_kappa_of_a_device(tmp_path: Path) -> None:
+def test_the_cache_knows_the_best_pace_of_a_device(tmp_path: Path) -> None:
     cache = LatencyCache(tmp_path / "latency.sqlite")
-    assert cache.smallest_kappa(CONDITIONS.device) is None
-    for number, kappa in enumerate((1.6, 1.4, 2.2)):
+    assert cache.best_pace(CONDITIONS.device) is None
+    for number, (a, rho) in enumerate(((90.0, 41.0), (60.0, 66.0), (None, None))):
         seen = dataclasses.replace(CONDITIONS, network=str(number))
-        cache.put(record(conditions=seen, kappa=kappa))
-    assert cache.smallest_kappa(CONDITIONS.device) == 1.4
-    assert cache.smallest_kappa("another device") is None
+        cache.put(record(conditions=seen, best_arithmetic_us=a, best_reference_us=rho))
+    assert cache.best_pace(CONDITIONS.device) == Pace(60.0, 41.0)
+    assert cache.best_pace("another device") is None
 
 
 def test_a_device_with_a_clock_of_its_own_is_not_stretched_by_the_processors_speed(
@@ -175,7 +176,9 @@ def test_a_device_with_a_clock_of_its_own_is_not_stretched_by_the_processors_spe
     monkeypatch.setattr(
         confirm,
         "record_from_fresh_process",
-        lambda source, conditions, protocol, kappa: record(conditions=conditions, kappa=None),
+        lambda source, conditions, protocol, pace: record(
+            conditions=conditions, best_arithmetic_us=None
+        ),
     )
     cache = LatencyCache(tmp_path / "latency.sqlite")
     target = ready_target("onnxruntime-cpu")

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.machine import Snapshot, ThisMachine
 from fbn_deploy.latency.timing import CONFIRM, QUICK, TimingProtocol, time_runs
 
@@ -264,14 +265,14 @@ def test_rounds_on_a_shared_core_stay_out_of_the_median() -> None:
     assert timing.worst_round_ms == pytest.approx(1.0)
     assert timing.p99_ms == pytest.approx(1.5)
     assert 0 < timing.crowded < 1
-    assert timing.kappa == 60.0 / 40.0
+    assert timing.pace == Pace(60.0, 40.0)
     assert timing.disturbed == ()
 
 
 def test_a_crowd_is_waited_for_as_long_as_the_protocol_is_patient() -> None:
     patient = dataclasses.replace(FIVE_ROUNDS, limit_s=0.1, patience_s=0.5)
     machine = CrowdedMachine(lambda now_s: now_s < 0.4)
-    timing = time_runs(machine.enqueue, patient, machine, kappa=1.5)
+    timing = time_runs(machine.enqueue, patient, machine, pace=Pace(60.0, 40.0))
     assert timing.value_ms == pytest.approx(1.0)
     assert 0.4 < machine.time_s < 0.6
     assert timing.disturbed == ()
@@ -280,7 +281,7 @@ def test_a_crowd_is_waited_for_as_long_as_the_protocol_is_patient() -> None:
 def test_a_crowd_that_stays_is_named_where_a_calmer_core_is_known() -> None:
     patient = dataclasses.replace(FIVE_ROUNDS, limit_s=0.1, patience_s=0.2)
     machine = CrowdedMachine(lambda now_s: True)
-    timing = time_runs(machine.enqueue, patient, machine, kappa=1.5)
+    timing = time_runs(machine.enqueue, patient, machine, pace=Pace(60.0, 40.0))
     assert timing.value_ms == pytest.approx(1.5)
     assert timing.disturbed == ("somebody else computed on the core in 100% of the rounds",)
     assert machine.time_s == pytest.approx(0.3, abs=0.03)
@@ -295,5 +296,15 @@ def test_a_device_with_a_clock_of_its_own_is_not_asked_for_a_crowd() -> None:
         return 1.0
 
     timing = time_runs(enqueue, FIVE_ROUNDS, machine)
-    assert timing.kappa is None
+    assert timing.pace is None
     assert timing.crowded == 0.0
+
+
+def test_a_reference_that_was_interrupted_makes_no_later_round_look_crowded() -> None:
+    """One ρ of 60 µs instead of 40 would give the smallest κ, 1.0."""
+    machine = CrowdedMachine(lambda now_s: False)
+    references = itertools.chain([60.0], itertools.repeat(40.0))
+    machine.reference_us = lambda: next(references)  # type: ignore[method-assign]
+    timing = time_runs(machine.enqueue, FIVE_ROUNDS, machine)
+    assert timing.crowded == 0.0
+    assert timing.pace == Pace(60.0, 40.0)

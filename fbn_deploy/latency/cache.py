@@ -18,6 +18,7 @@ from pathlib import Path
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import cache_folder
+from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.record import Conditions, LatencyRecord
 
 FILE = "latency.sqlite"
@@ -34,9 +35,10 @@ SELECT json_extract(record, '$.reference_us') FROM latency WHERE target = ?
 AND json_extract(record, '$.conditions.device') = ?
 AND json_extract(record, '$.conditions.power') = ?
 """
-_KAPPA = """
-SELECT min(json_extract(record, '$.kappa')) FROM latency
-WHERE json_extract(record, '$.conditions.device') = ?
+_PACE = """
+SELECT min(json_extract(record, '$.best_arithmetic_us')),
+min(json_extract(record, '$.best_reference_us'))
+FROM latency WHERE json_extract(record, '$.conditions.device') = ?
 """
 
 
@@ -112,11 +114,11 @@ class LatencyCache:
         with self._open() as database:
             return [row[0] for row in database.execute(_REFERENCES, same)]
 
-    def smallest_kappa(self, device: str) -> float | None:
-        """The smallest κ (``crowding.py``) of all records of a device; None where there is none."""
+    def best_pace(self, device: str) -> Pace | None:
+        """The shortest times of both works (``crowding.py``) in all records of a device."""
         with self._open() as database:
-            (smallest,) = database.execute(_KAPPA, (device,)).fetchone()
-        return None if smallest is None else float(smallest)
+            arithmetic_us, reference_us = database.execute(_PACE, (device,)).fetchone()
+        return None if arithmetic_us is None else Pace(arithmetic_us, reference_us)
 
     def remove(self, records: list[LatencyRecord]) -> int:
         """Removes ``records``; the number that was there."""

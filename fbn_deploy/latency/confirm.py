@@ -1,5 +1,5 @@
 """One measurement in a process of its own, for a promise that has to hold in any process:
-``python -m fbn_deploy.latency.confirm MODEL CONDITIONS PROTOCOL KAPPA``; the record goes to stdout.
+``python -m fbn_deploy.latency.confirm MODEL CONDITIONS PROTOCOL PACE``; the record goes to stdout.
 
 ``CONDITIONS`` is a JSON file of what the parent expects; a process that finds itself under other
 conditions (another runtime, another device) says so instead of measuring something else.
@@ -16,6 +16,7 @@ import tempfile
 from pathlib import Path
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.record import Conditions, LatencyRecord
 
 _TIMEOUT_S = 600.0
@@ -23,10 +24,10 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 def record_from_fresh_process(
-    source: bytes | Path, conditions: Conditions, protocol: str, kappa: float | None = None
+    source: bytes | Path, conditions: Conditions, protocol: str, pace: Pace | None = None
 ) -> LatencyRecord:
     """The record that a new process measures under ``conditions``, by the protocol of that name;
-    ``kappa`` is the smallest κ known of the device (``crowding.py``).
+    ``pace`` is the best that is known of the device.
 
     Raises ``FBNError`` with the process's own message when it cannot.
     """
@@ -38,7 +39,7 @@ def record_from_fresh_process(
             model = source
         wanted.write_text(json.dumps(conditions.as_json()))
         command = [sys.executable, "-m", __name__, str(model), str(wanted), protocol]
-        command.append("" if kappa is None else repr(kappa))
+        command.append(json.dumps(None if pace is None else dataclasses.astuple(pace)))
         paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         try:
@@ -71,7 +72,7 @@ def main(arguments: list[str]) -> int:
     from fbn_deploy.latency.meter import LatencyMeter
     from fbn_deploy.targets import ready_target
 
-    model, wanted, protocol, kappa = arguments
+    model, wanted, protocol, pace = arguments
     conditions = Conditions.from_json(json.loads(Path(wanted).read_text()))
     try:
         meter = LatencyMeter(
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
             batch=conditions.batch,
             threads=conditions.threads,
             precision=conditions.precision,
-            kappa=float(kappa) if kappa else None,
+            pace=Pace(*known) if (known := json.loads(pace)) else None,
         )
         record = meter.measure(Path(model), protocol)
     except FBNError as error:

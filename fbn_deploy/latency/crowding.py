@@ -7,12 +7,13 @@ pressure, no context switch. What tells is the ratio
     κ = a / ρ
 
 of two fixed pieces of work: a, products of float32 matrices, which fight for the multipliers, and
-ρ, SHA-256, which has a unit to itself. Both follow the clock, so κ does not. A core of our own
-shows the smallest κ that is known of the device, κ₀; a round with
+ρ, SHA-256, which has a unit to itself. Both follow the clock, so κ does not. With a₀ and ρ₀ the
+shortest times that are known of the device, a round with
 
-    κ > 1.15 κ₀        before it or after it
+    a / ρ > 1.15 a₀ / ρ₀        where a is the longer one of before and after it
 
-is *crowded* and left out of the median like a preempted run, as long as enough others remain.
+is *crowded* and left out of the median like a preempted run, as long as enough others remain. (The
+smallest κ would be no such measure: an interrupted ρ makes it too small, for good.)
 
 Two cores of a shared AMD EPYC, 60 s of turns: κ stood at 1.44 (10th to 50th percentile: 1.44 to
 1.45) and beyond 2.0 in the top decile, where MobileNets took 1.4 to 1.6 times as long; ρ alone
@@ -24,9 +25,28 @@ A machine's own cores may be such neighbours: a busy loop on one raised κ on th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 CROWDED = 1.15
 
 
-def is_crowded(kappa: float, own: float) -> bool:
-    """Whether the ratio ``kappa`` says that the core was shared, where ``own`` is κ₀."""
-    return kappa > CROWDED * own
+@dataclass(frozen=True)
+class Pace:
+    """How long both pieces of work took, in microseconds: a and ρ."""
+
+    arithmetic_us: float
+    reference_us: float
+
+    def is_crowded(self, best: Pace) -> bool:
+        """Whether the core was shared, where ``best`` is (a₀, ρ₀)."""
+        kappa, own = (each.arithmetic_us / each.reference_us for each in (self, best))
+        return kappa > CROWDED * own
+
+
+def best_pace(paces: Iterable[Pace | None]) -> Pace | None:
+    """The shortest a and the shortest ρ of ``paces``; None where nothing is known."""
+    known = [each for each in paces if each is not None]
+    if not known:
+        return None
+    return Pace(min(each.arithmetic_us for each in known), min(each.reference_us for each in known))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import unknown
 from fbn_deploy.latency import confirm
+from fbn_deploy.latency.crowding import Pace, best_pace
 from fbn_deploy.latency.machine import allowed_cores
 from fbn_deploy.latency.network import Network, network_from
 from fbn_deploy.latency.record import Conditions, LatencyRecord, conditions_of, utc_now
@@ -89,17 +90,15 @@ class LatencyMeter:
         threads: int = 1,
         precision: str = "fp32",
         cache: LatencyCache | None = None,
-        kappa: float | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.target = target
         self.batch = batch
         self.threads = threads
         self.precision = precision
         self.cache = cache
-        self.kappa = kappa
-        """The smallest κ that is known of the device (``crowding.py``)."""
-        if cache and kappa is None:
-            self.kappa = cache.smallest_kappa(target.device())
+        self.pace = cache.best_pace(target.device()) if cache and pace is None else pace
+        """The best that is known of the device (``crowding.py``)."""
         self.num_measured = 0
         self.num_from_cache = 0
         self.seconds = 0.0
@@ -184,7 +183,7 @@ class LatencyMeter:
             network.source, batch=self.batch, threads=self.threads, precision=self.precision
         ) as session:
             timing = time_runs(
-                session.enqueue, protocol, one_thread=self.threads == 1, kappa=self.kappa
+                session.enqueue, protocol, one_thread=self.threads == 1, pace=self.pace
             )
             clock_mhz = self.target.clock_mhz()
         self._count(start_s, timing)
@@ -195,11 +194,11 @@ class LatencyMeter:
     ) -> LatencyRecord:
         start_s = time.perf_counter()
         record = confirm.record_from_fresh_process(
-            network.source, conditions, protocol.name, self.kappa
+            network.source, conditions, protocol.name, self.pace
         )
         self._count(start_s, record.timing)
         slow_us = None
-        if self.cache and record.timing.kappa is not None:  # else the processor's speed is nothing
+        if self.cache and record.timing.pace is not None:  # else the processor's speed is nothing
             known_us = self.cache.references_us(conditions)
             slow_us = slow_reference_us(known_us, record.timing.reference_us)
         return dataclasses.replace(record, slow_reference_us=slow_us)
@@ -207,8 +206,7 @@ class LatencyMeter:
     def _count(self, start_s: float, timing: Timing) -> None:
         self.num_measured += 1
         self.seconds += time.perf_counter() - start_s
-        known = [each for each in (self.kappa, timing.kappa) if each is not None]
-        self.kappa = min(known, default=None)
+        self.pace = best_pace((self.pace, timing.pace))
 
 
 def _protocol(name: str) -> TimingProtocol:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from fbn_deploy.targets import Target
 
 SCHEMA = 1
-_LATER = frozenset({"kappa", "crowded"})  # numbers that older records lack
+_LATER = frozenset(
+    {"best_arithmetic_us", "best_reference_us", "crowded"}
+)  # numbers that older records lack
 
 
 @dataclass(frozen=True)

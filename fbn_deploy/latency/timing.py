@@ -41,7 +41,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fbn_deploy.latency.crowding import is_crowded
+from fbn_deploy.latency.crowding import Pace, best_pace
 from fbn_deploy.latency.machine import Machine, Snapshot, ThisMachine
 
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond the table: normal.
@@ -142,11 +142,20 @@ class Timing:
     """Time of a fixed piece of CPU work meanwhile: the machine's speed."""
     disturbed: tuple[str, ...]
     """What disturbed the measurement, in words; empty when nothing did."""
-    kappa: float | None = None
-    """The smallest κ of a round (``crowding.py``); None where the device's own clock times."""
+    best_arithmetic_us: float | None = None
+    best_reference_us: float | None = None
+    """The shortest a and ρ of the rounds (``crowding.py``); None where the device's own clock
+    times."""
     crowded: float = 0.0
     """Share of rounds during which somebody else computed on the core; left out of the median and
     ``worst_round_ms`` unless the measurement is called disturbed by them."""
+
+    @property
+    def pace(self) -> Pace | None:
+        """a and ρ at their shortest; None where the device's own clock times."""
+        if self.best_arithmetic_us is None or self.best_reference_us is None:
+            return None
+        return Pace(self.best_arithmetic_us, self.best_reference_us)
 
 
 def time_runs(
@@ -155,13 +164,13 @@ def time_runs(
     machine: Machine | None = None,
     *,
     one_thread: bool = False,
-    kappa: float | None = None,
+    pace: Pace | None = None,
 ) -> Timing:
     """Times ``enqueue``, which runs once and returns when it is done.
 
     What it returns is the time in milliseconds by the device's clock; where that is None, the
     wall time of the call is taken. ``one_thread`` says that one thread at a time works on a run,
-    so that its waiting can be told. ``kappa`` is the smallest κ that is known of this device.
+    so that its waiting can be told. ``pace`` is the best that is known of this device.
 
     A disturbed measurement is made again after a pause that doubles, ``protocol.attempts`` times
     in all; the one with the fewest disturbances and the narrowest interval is returned.
@@ -173,7 +182,7 @@ def time_runs(
         for attempt in range(protocol.attempts):
             if attempt:
                 machine.sleep(2.0 ** (attempt - 1))
-            timings.append(_timed_rounds(enqueue, protocol, machine, one_thread, kappa))
+            timings.append(_timed_rounds(enqueue, protocol, machine, one_thread, pace))
             if not timings[-1].disturbed:
                 break
     return min(timings, key=lambda t: (len(t.disturbed), (t.high_ms - t.low_ms) / t.value_ms))
@@ -187,8 +196,8 @@ class _Round:
     """The preempted samples less what they waited for a core."""
     seconds: float
     reference_us: float
-    kappa: float | None
-    """The larger of κ before and after the round; None when the device's own clock timed."""
+    paces: tuple[Pace, ...]
+    """Before and after the round; none when the device's own clock timed."""
 
     @property
     def used_ms(self) -> tuple[float, ...]:
@@ -214,7 +223,7 @@ def _timed_rounds(
     protocol: TimingProtocol,
     machine: Machine,
     one_thread: bool,
-    kappa: float | None,
+    pace: Pace | None,
 ) -> Timing:
     """Rounds until the interval is narrow enough, or the time limit ends it (three rounds at
     least, however slow the network)."""
@@ -223,7 +232,7 @@ def _timed_rounds(
     paused_s = 0.0
     while True:
         rounds.append(_round(enqueue, protocol, machine, one_thread))
-        own = _own(rounds, kappa)
+        own = _own(rounds, pace)
         medians = [each.median_ms for each in own]
         narrow = _half_width(medians) <= protocol.width * statistics.median(medians or [0.0])
         lost_s = sum(each.seconds for each in rounds) - sum(each.seconds for each in own)
@@ -236,11 +245,12 @@ def _timed_rounds(
             paused_s += protocol.pause_s
 
 
-def _own(rounds: list[_Round], kappa: float | None) -> list[_Round]:
+def _own(rounds: list[_Round], known: Pace | None) -> list[_Round]:
     """Those of ``rounds`` that had the core to themselves, as far as is known by now."""
-    seen = [each.kappa for each in rounds if each.kappa is not None]
-    smallest = min([*seen, *([] if kappa is None else [kappa])], default=0.0)
-    return [each for each in rounds if each.kappa is None or not is_crowded(each.kappa, smallest)]
+    best = best_pace([known, *(pace for each in rounds for pace in each.paces)])
+    if best is None:
+        return rounds
+    return [each for each in rounds if not any(pace.is_crowded(best) for pace in each.paces)]
 
 
 def _round(
@@ -269,16 +279,17 @@ def _round(
         preempted.append(elapsed_ms)
         waitless.append(elapsed_ms - wait_ms if wait_ms < elapsed_ms else elapsed_ms)
         switches = preemptions()  # reading the counters may have been interrupted as well
-    kappa = None
+    paces: tuple[Pace, ...] = ()
     if device_ms is None:
-        kappa = max(arithmetic_us, machine.arithmetic_us()) / reference_us
+        both_us = (arithmetic_us, machine.arithmetic_us())
+        paces = tuple(Pace(each_us, reference_us) for each_us in both_us)
     return _Round(
         clean_ms=tuple(clean),
         preempted_ms=tuple(preempted),
         waitless_ms=tuple(waitless),
         seconds=now_s() - started_s,
         reference_us=reference_us,
-        kappa=kappa,
+        paces=paces,
     )
 
 
@@ -293,6 +304,7 @@ def _timing(
     crowded = 1 - len(own) / len(rounds)
     used = own if len(own) >= _MIN_OWN_ROUNDS else rounds
     medians = [each.median_ms for each in used]
+    best = best_pace(pace for each in rounds for pace in each.paces)
     value_ms = statistics.median([t for r in used for t in r.used_ms])
     half_ms = _half_width(medians)
     center_ms = statistics.median(medians)
@@ -337,7 +349,8 @@ def _timing(
         load=after.load,
         reference_us=statistics.median(r.reference_us for r in used),
         disturbed=tuple(text.format(share) for share, most, text in shares if share > most),
-        kappa=min((r.kappa for r in rounds if r.kappa is not None), default=None),
+        best_arithmetic_us=best.arithmetic_us if best else None,
+        best_reference_us=best.reference_us if best else None,
         crowded=crowded,
     )
 
