@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folded(run: Path) -> ir.Model:
     context = open_run(run, Given(), Silent(), create=False)
-    return stage._folded(context, load_subnet(context)[0], INT8)
+    return stage._folded(context, load_subnet(context)[0], INT8, [])
 
 
 @pytest.fixture
