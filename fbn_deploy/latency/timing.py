@@ -92,7 +92,7 @@ QUICK = TimingProtocol(
     min_rounds=9,
     width=0.015,
     limit_s=0.9,
-    patience_s=1.0,
+    patience_s=0.5,
 )
 """A candidate in a search: 0.3 s for a 1 ms network on a quiet machine."""
 
