@@ -75,6 +75,14 @@ def by_peers(model: ir.Model) -> dict[str, onnx.ModelProto]:
     return found
 
 
+def by_us(model: ir.Model) -> dict[str, onnx.ModelProto]:
+    """What folding makes of it, in each runtime's form."""
+    return {
+        runtime: ir.to_proto(fold_affine(model, as_convolution=shifts_as_convolution([runtime]))[0])
+        for runtime in RUNTIMES
+    }
+
+
 def runners(proto: onnx.ModelProto, x: np.ndarray) -> dict[str, Callable[[], object]]:
     """One call per runtime: ONNX Runtime and OpenVINO on one CPU thread, float32."""
     import openvino
@@ -123,17 +131,6 @@ def race(
     return found
 
 
-def race_folded(
-    fair: ir.Model, models: dict[str, onnx.ModelProto], x: np.ndarray, seconds: float
-) -> dict[str, Any]:
-    """``race`` with ours in each runtime's form."""
-    forms = {
-        runtime: ir.to_proto(fold_affine(fair, as_convolution=shifts_as_convolution([runtime]))[0])
-        for runtime in RUNTIMES
-    }
-    return race(models, forms, x, seconds)
-
-
 def remaining(proto: onnx.ModelProto) -> int:
     return sum(node.op_type == "BatchNormalization" for node in proto.graph.node)
 
@@ -157,7 +154,7 @@ def space_case(space: str, resolution: int, options: dict[str, Any], count: int,
                 "architecture": dict(architecture),
                 "batchnorm_of_peers": remaining(models["onnxscript"]),
             }
-            | race_folded(fair, models, x, seconds)
+            | race(models, by_us(fair), x, seconds)
         )
     return rows
 
@@ -170,10 +167,10 @@ def densenet_case(seconds: float, repeats: int = 3):
     start = time.perf_counter()
     fold_affine(model)
     folding = time.perf_counter() - start
-    models = by_peers(model)
+    models, ours = by_peers(model), by_us(model)
     return [
         {"fold_seconds": folding, "batchnorm_of_peers": remaining(models["onnxscript"])}
-        | race_folded(model, models, x, seconds)
+        | race(models, ours, x, seconds)
         for _ in range(repeats)
     ]
 
@@ -231,7 +228,7 @@ def main() -> None:
             rows = space_case(*CASES[name], arguments.networks, arguments.seconds)
         else:
             rows = densenet_case(10 * arguments.seconds)
-        summaries = {r: summary(rows, r) for r in ("onnxruntime-cpu", "openvino-cpu")}
+        summaries = {r: summary(rows, r) for r in RUNTIMES}
         result["cases"][name] = {"summary": summaries, "networks": rows}
         for runtime, found in summaries.items():
             for ratio, value in found.items():

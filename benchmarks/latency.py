@@ -8,8 +8,8 @@ the blocks and 60 whole networks are measured and a predictor fitted, as ``fbn s
 and 60 other networks, half of them drawn uniformly, half with a leaning (``latency/probes.py``);
 they are measured in turns with the first, since the speed of a shared machine drifts by several
 percent within minutes, which no predictor can know.
-Stated for those: mean absolute percentage error, Spearman, the share within ±10 %, how many lie
-in the 90 % interval and how wide it is; beside them, fitted on the same 60 networks, a line in
+Stated for the unseen: mean absolute percentage error, Spearman, the share within ±10 %, how many
+lie in the 90 % interval and how wide it is; beside them, fitted on the same 60 networks, a line in
 multiply-adds, and the plain sum of blocks times the one factor that fits best; and what building
 the table took.
 
@@ -51,6 +51,7 @@ SPACES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "nasbench201": ("nasbench201", 32, {}),
 }
 FITTED, UNSEEN = 60, 60
+TURNS = 12
 QUICK = {"nasbench201": ("nasbench201", 32, {"cells": 1})}, 24, 12
 
 
@@ -141,27 +142,26 @@ def halves(inventory: Inventory, fitted: int) -> tuple[Inventory, Inventory]:
 
 
 def measured_in_turns(
-    read: Bundle, fit: Inventory, rest: Inventory, target: Target
-) -> tuple[LatencyTable, LatencyTable]:
-    """Both tables, the unseen networks measured evenly among the others: what a machine's speed
-    does over minutes belongs to neither side."""
-    meter = LatencyMeter(target, batch=fit.batch, cache=LatencyCache())
-    ours, others = list(fit.graphs), list(rest.graphs)
-    places = [(k / len(ours), name, True) for k, name in enumerate(ours)]
-    places += [(k / len(others), name, False) for k, name in enumerate(others)]
-    graphs, cost = {**fit.graphs, **rest.graphs}, [0, 0.0]
-    with reporter().task(f"Measuring on {target.name}", len(places), "graphs") as task:
-        for number, (_, name, is_ours) in enumerate(sorted(places), 1):
-            count, seconds = meter.num_measured, meter.seconds
-            if meter.known(graphs[name].hash, graphs[name].inputs) is None:
-                meter.measure(read.network(name))
-            if is_ours:
-                cost[0] += meter.num_measured - count
-                cost[1] += meter.seconds - seconds
-            task.update(number, name)
-    tables = [measured_table(part, read.network, meter, reporter()) for part in (fit, rest)]
-    fitted = dataclasses.replace(tables[0], measurements=cost[0], seconds=cost[1])
-    return fitted, tables[1]
+    read: Bundle, parts: tuple[Inventory, Inventory], target: Target
+) -> list[LatencyTable]:
+    """A table of each part, measured slice by slice in turns: what a machine's speed does over
+    minutes belongs to neither side."""
+    meter = LatencyMeter(target, batch=read.inventory.batch, cache=LatencyCache())
+    slices: list[list[LatencyTable]] = [[], []]
+    for turn in range(TURNS):
+        for part, measured in zip(parts, slices, strict=True):
+            graphs = dict(list(part.graphs.items())[turn::TURNS])
+            some = dataclasses.replace(part, graphs=graphs)
+            measured.append(measured_table(some, read.network, meter, reporter()))
+    return [
+        LatencyTable(
+            part,
+            {name: record for table in tables for name, record in table.records.items()},
+            sum(table.measurements for table in tables),
+            sum(table.seconds for table in tables),
+        )
+        for part, tables in zip(parts, slices, strict=True)
+    ]
 
 
 def shown(results: dict[str, Any]) -> Table:
@@ -204,10 +204,9 @@ def main() -> None:
                 chosen = definition(space, resolution, options)
                 bundle(chosen, 10, 1, path, reporter(), probes=fitted + unseen)
             read = read_bundle(path)
-            fit, rest = halves(read.inventory, fitted)
+            parts = halves(read.inventory, fitted)
             for target in ready:
-                tables = measured_in_turns(read, fit, rest, target)
-                results[f"{name}, {target.name}"] = judged(*tables)
+                results[f"{name}, {target.name}"] = judged(*measured_in_turns(read, parts, target))
     Console(width=120).print(shown(results))
     if asked.out:
         write_json(asked.out, {"date": utc_now(), "results": results})

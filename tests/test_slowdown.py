@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from fbn_deploy.latency import confirm
-from fbn_deploy.latency.cache import LatencyCache
+from fbn_deploy.latency.cache import LatencyCache, default_cache_path, known_pace
 from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.meter import Confirmation, LatencyMeter
 from fbn_deploy.latency.network import network_from
+from fbn_deploy.latency.profile import profile_network
 from fbn_deploy.latency.record import Conditions, LatencyRecord
 from fbn_deploy.latency.slowdown import slow_reference_us, slowdown_of
 from fbn_deploy.latency.timing import Timing
@@ -168,6 +169,31 @@ def test_the_cache_knows_the_best_pace_of_a_device(tmp_path: Path) -> None:
         cache.put(record(conditions=seen, best_arithmetic_us=a, best_reference_us=rho))
     assert cache.best_pace(CONDITIONS.device) == Pace(60.0, 41.0)
     assert cache.best_pace("another device") is None
+
+
+def test_what_is_measured_without_a_cache_knows_the_pace_of_the_shared_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FBN_CACHE_DIR", str(tmp_path))
+    assert known_pace(CONDITIONS.device) is None
+    assert list(tmp_path.iterdir()) == []
+    LatencyCache().put(record(best_arithmetic_us=60.0, best_reference_us=41.0))
+    assert known_pace(CONDITIONS.device) == Pace(60.0, 41.0)
+    default_cache_path().write_bytes(b"no database")
+    assert known_pace(CONDITIONS.device) is None
+
+
+def test_a_profile_is_told_the_pace_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A core that is crowded throughout looks like a slow one to whoever does not know better."""
+    monkeypatch.setenv("FBN_CACHE_DIR", str(tmp_path))
+    target = ready_target("onnxruntime-cpu")
+    here = dataclasses.replace(CONDITIONS, device=target.device())
+    LatencyCache().put(record(conditions=here, best_arithmetic_us=1e-3, best_reference_us=1e3))
+    profile = profile_network(relu(), target, protocol="quick")
+    assert profile.record.timing.crowded == 1.0
+    assert profile.record.disturbed
 
 
 def test_a_device_with_a_clock_of_its_own_is_not_stretched_by_the_processors_speed(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fbn_deploy.errors import FBNError
@@ -45,6 +45,15 @@ FROM latency WHERE json_extract(record, '$.conditions.device') = ?
 def default_cache_path() -> Path:
     """``latency.sqlite`` in the folder that all runs share (``files.cache_folder``)."""
     return cache_folder() / FILE
+
+
+def known_pace(device: str) -> Pace | None:
+    """The best pace of a device by the shared cache, for measurements that are not stored; None
+    where there is no cache that can be read."""
+    if default_cache_path().exists():
+        with suppress(FBNError):
+            return LatencyCache().best_pace(device)
+    return None
 
 
 class LatencyCache:

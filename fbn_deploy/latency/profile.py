@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fbn_deploy import files
 from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.cache import known_pace
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.network import proto_from
 from fbn_deploy.latency.record import LatencyRecord
@@ -105,7 +106,13 @@ def profile_network(
     protocol: str = "confirm",
 ) -> NetworkProfile:
     """Measures ``model`` whole, always anew, and then its layers in a session of their own."""
-    meter = LatencyMeter(target, batch=batch, threads=threads, precision=precision)
+    meter = LatencyMeter(
+        target,
+        batch=batch,
+        threads=threads,
+        precision=precision,
+        pace=known_pace(target.device()),
+    )
     record = meter.measure(model, protocol)
     source, proto = proto_from(model)
     runs = round(min(max(_LAYERS_MS / record.value_ms, _MIN_RUNS), _MAX_RUNS))

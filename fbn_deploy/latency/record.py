@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from fbn_deploy.targets import Target
 
 SCHEMA = 1
-_LATER = frozenset(
-    {"best_arithmetic_us", "best_reference_us", "crowded"}
-)  # numbers that older records lack
+# Numbers that older records lack.
+_LATER = frozenset({"best_arithmetic_us", "best_reference_us", "crowded"})
 
 
 @dataclass(frozen=True)

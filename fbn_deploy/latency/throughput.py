@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.cache import known_pace
 from fbn_deploy.latency.network import network_from
 from fbn_deploy.latency.record import utc_now
 from fbn_deploy.latency.timing import QUICK, time_runs
@@ -92,13 +93,13 @@ def measure_throughput(
     Ends early, with the reason, at a batch that the model or the memory does not take. Raises
     ``FBNError`` when the first is already refused.
     """
-    source = network_from(model).source
+    source, pace = network_from(model).source, known_pace(target.device())
     rates: list[Rate] = []
     stopped = ""
     for batch in sorted(batches):
         try:
             with target.open(source, batch=batch, threads=threads, precision=precision) as session:
-                run_ms = time_runs(session.enqueue, QUICK).value_ms
+                run_ms = time_runs(session.enqueue, QUICK, pace=pace).value_ms
             rates.append(Rate(batch, 1, 1000 * batch / run_ms, run_ms))
             if isinstance(target, Parallel):
                 runs_per_s, requests = target.runs_per_second(

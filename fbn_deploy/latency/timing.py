@@ -53,7 +53,7 @@ _MAX_WAITED = 0.03
 _MAX_PRESSURE = 0.10
 _MAX_STEAL = 0.02
 _MAX_SPREAD = 0.05
-_MIN_RUNS_PER_ROUND = _MIN_OWN_ROUNDS = 3
+_MIN_RUNS_PER_ROUND = _MIN_ROUNDS = 3
 _METHOD = "waits and crowded rounds off"  # changes when the same runs would give another number
 
 Enqueue = Callable[[], "float | None"]
@@ -63,8 +63,8 @@ _MAD_TO_SIGMA = 1.4826
 @dataclass(frozen=True)
 class TimingProtocol:
     """How long and how often. Times in seconds; ``width`` is the half-width of the median's
-    95 % interval, relative to it, at which timing ends. ``limit_s`` ends it in any case;
-    ``patience_s`` is what may be added for crowded rounds."""
+    95 % interval, relative to it, at which timing ends. ``limit_s`` ends it in any case,
+    and later by what crowded rounds took, ``patience_s`` at most."""
 
     name: str
     warmup_s: float
@@ -233,16 +233,22 @@ def _timed_rounds(
     while True:
         rounds.append(_round(enqueue, protocol, machine, one_thread))
         own = _own(rounds, pace)
-        medians = [each.median_ms for each in own]
-        narrow = _half_width(medians) <= protocol.width * statistics.median(medians or [0.0])
-        lost_s = sum(each.seconds for each in rounds) - sum(each.seconds for each in own)
-        limit_s = protocol.limit_s + min(lost_s, protocol.patience_s)
-        over = machine.now_s() - before.time_s >= limit_s
-        if (over and len(rounds) >= 3) or (narrow and len(own) >= max(protocol.min_rounds, 3)):
+        crowded_s = sum(each.seconds for each in rounds) - sum(each.seconds for each in own)
+        limit_s = protocol.limit_s + min(crowded_s, protocol.patience_s)
+        over = len(rounds) >= _MIN_ROUNDS and machine.now_s() - before.time_s >= limit_s
+        if over or _settled(own, protocol):
             return _timing(rounds, own, before, machine.snapshot(), paused_s)
         if protocol.pause_s:
             machine.sleep(protocol.pause_s)
             paused_s += protocol.pause_s
+
+
+def _settled(rounds: list[_Round], protocol: TimingProtocol) -> bool:
+    """Whether there are enough rounds and their interval is narrow enough."""
+    if len(rounds) < max(protocol.min_rounds, _MIN_ROUNDS):
+        return False
+    medians = [each.median_ms for each in rounds]
+    return _half_width(medians) <= protocol.width * statistics.median(medians)
 
 
 def _own(rounds: list[_Round], known: Pace | None) -> list[_Round]:
@@ -302,7 +308,7 @@ def _timing(
 ) -> Timing:
     everything = sorted(t for r in rounds for t in r.clean_ms + r.preempted_ms)
     crowded = 1 - len(own) / len(rounds)
-    used = own if len(own) >= _MIN_OWN_ROUNDS else rounds
+    used = own if len(own) >= _MIN_ROUNDS else rounds
     medians = [each.median_ms for each in used]
     best = best_pace(pace for each in rounds for pace in each.paces)
     value_ms = statistics.median([t for r in used for t in r.used_ms])

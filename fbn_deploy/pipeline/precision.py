@@ -37,6 +37,7 @@ from fbn_deploy.export.precision.sensitivity import sensitivity
 from fbn_deploy.export.ranges import Ranges, model_hash
 from fbn_deploy.export.verification import Verification, verify
 from fbn_deploy.files import replacing, write_json
+from fbn_deploy.latency.cache import known_pace
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.targets import Target, shifts_as_convolution
@@ -282,8 +283,9 @@ def _about(ranges: Ranges) -> dict[str, Any]:
 
 def _speed(path: Path, fp32: ir.Model, precision: str, target: Target) -> dict[str, Any]:
     """Latency of both on one target, batch 1, one thread, one after the other."""
-    before = LatencyMeter(target).measure(fp32).value_ms
-    after = LatencyMeter(target, precision=precision).measure(path).value_ms
+    pace = known_pace(target.device())
+    before = LatencyMeter(target, pace=pace).measure(fp32).value_ms
+    after = LatencyMeter(target, precision=precision, pace=pace).measure(path).value_ms
     return {"target": target.name, "latency_ms": after, "fp32_latency_ms": before}
 
 
