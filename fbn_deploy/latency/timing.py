@@ -151,6 +151,11 @@ class Timing:
     ``worst_round_ms`` unless the measurement is called disturbed by them."""
 
     @property
+    def crowded_out(self) -> bool:
+        """Whether so few rounds had the core to themselves that the crowded ones count as well."""
+        return round(self.rounds * (1 - self.crowded)) < _MIN_ROUNDS
+
+    @property
     def pace(self) -> Pace | None:
         """a and ρ at their shortest; None where the device's own clock times."""
         if self.best_arithmetic_us is None or self.best_reference_us is None:
@@ -173,7 +178,8 @@ def time_runs(
     so that its waiting can be told. ``pace`` is the best that is known of this device.
 
     A disturbed measurement is made again after a pause that doubles, ``protocol.attempts`` times
-    in all; the one with the fewest disturbances and the narrowest interval is returned.
+    in all; the one with the fewest disturbances and the narrowest interval is returned. A crowd
+    that outlasts ``protocol.patience_s`` is not waited for again: it lasts for minutes.
     """
     machine = machine or ThisMachine()
     timings: list[Timing] = []
@@ -183,7 +189,7 @@ def time_runs(
             if attempt:
                 machine.sleep(2.0 ** (attempt - 1))
             timings.append(_timed_rounds(enqueue, protocol, machine, one_thread, pace))
-            if not timings[-1].disturbed:
+            if not timings[-1].disturbed or timings[-1].crowded_out:
                 break
     return min(timings, key=lambda t: (len(t.disturbed), (t.high_ms - t.low_ms) / t.value_ms))
 
