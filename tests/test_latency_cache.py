@@ -335,6 +335,15 @@ def test_a_fresh_process_confirms_and_the_next_time_it_comes_from_the_cache(
     assert (meter.num_measured, meter.num_from_cache) == (1, 1)
 
 
+def test_a_confirmation_that_was_forgotten_is_measured_again(cache: LatencyCache) -> None:
+    meter = LatencyMeter(ready_target("onnxruntime-cpu"), cache=cache)
+    model = relu_network([1, 2, 3, 4])
+    first = meter.confirm_in_fresh_process(model, processes=1, protocol="quick")
+    meter.forget(first)
+    assert cache.records() == []
+    assert meter.confirm_in_fresh_process(model, processes=1, protocol="quick") != first
+
+
 def test_a_fresh_process_that_fails_hands_its_message_back(cache: LatencyCache) -> None:
     meter = LatencyMeter(ready_target("onnxruntime-cpu"), batch=2, cache=cache)
     with pytest.raises(FBNError, match=r"fresh process: .*fixed batch of 1"):

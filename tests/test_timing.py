@@ -289,6 +289,22 @@ def test_a_crowd_that_stays_is_named_where_a_calmer_core_is_known() -> None:
     assert time_runs(machine.enqueue, patient, machine).disturbed == ()
 
 
+def test_a_core_that_slept_is_awake_before_it_is_asked_for_a_crowd() -> None:
+    """For 5 ms after a pause arithmetic is slow though nobody shares the core."""
+    machine = CrowdedMachine(lambda now_s: now_s < woken_s + 0.005)
+    woken_s = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal woken_s
+        machine.time_s += seconds
+        woken_s = machine.time_s
+
+    machine.sleep = sleep  # type: ignore[method-assign]
+    timing = time_runs(machine.enqueue, CONFIRM, machine, pace=Pace(60.0, 40.0))
+    assert timing.crowded == 0.0
+    assert timing.rounds == CONFIRM.min_rounds
+
+
 def test_a_device_with_a_clock_of_its_own_is_not_asked_for_a_crowd() -> None:
     machine = CrowdedMachine(lambda now_s: int(now_s / 0.03) % 2 == 0)
 

@@ -58,6 +58,11 @@ class Confirmation:
         """Whether any of the measurements was disturbed to its end."""
         return any(record.disturbed for record in self.records)
 
+    @property
+    def crowded_out(self) -> bool:
+        """Whether somebody else computed on the core through one of the measurements."""
+        return any(record.timing.crowded_out for record in self.records)
+
     def meets(self, budget_ms: float) -> bool:
         """Whether the budget holds with all that was seen of the machine's variation."""
         return self.upper_ms <= budget_ms
@@ -149,6 +154,11 @@ class LatencyMeter:
                 record = self._keep(self._measured_elsewhere(network, conditions, how), fresh)
             records.append(record)
         return Confirmation(tuple(records))
+
+    def forget(self, confirmation: Confirmation) -> None:
+        """Takes its records out of the cache; the next time it is measured again."""
+        if self.cache:
+            self.cache.remove(list(confirmation.records))
 
     def _conditions(
         self, network: Network, protocol: TimingProtocol, process: int = 0

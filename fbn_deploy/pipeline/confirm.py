@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     Deployed = Callable[[Architecture], onnx_ir.Model]
 
 CONFIRMED_AT_MOST = 30  # candidates measured with care before the search gives up
+CROWDED_OUT_AT_MOST = 5  # of them in a crowd that did not end
 
 
 def confirmed_winner(
@@ -35,10 +36,12 @@ def confirmed_winner(
 ) -> tuple[Candidate, dict[str, Confirmation]]:
     """The best candidate that meets every latency budget, and target → its confirmation there.
 
-    Raises ``NothingFitsError`` when none of the best candidates does.
+    Raises ``NothingFitsError`` when none of the best candidates does. What was measured in a
+    crowd (``latency/crowding.py``) is then forgotten, so that the same search can be tried again.
     """
     limited = [budget for budget in budgets if budget.target]
     nearest: list[tuple[float, str]] = []
+    crowded: list[tuple[LatencyMeter, Confirmation]] = []
     careful = 0
     with reporter.task("Confirming on the target", CONFIRMED_AT_MOST, "networks") as task:
         for candidate in population.best(len(population)):
@@ -47,17 +50,37 @@ def confirmed_winner(
                 over_ms = _over(candidate, budget, latencies, deployed, confirmations)
                 if over_ms is not None:
                     nearest.append((over_ms / budget.limit, budget.text_of(over_ms)))
+                    crowded += _crowded_out(budget, latencies, confirmations)
                     break
             else:
                 return candidate, confirmations
             careful += bool(confirmations)
             task.update(careful)
-            if careful == CONFIRMED_AT_MOST:
+            if careful == CONFIRMED_AT_MOST or len(crowded) == CROWDED_OUT_AT_MOST:
                 break
+    for meter, confirmation in crowded:
+        meter.forget(confirmation)
     raise NothingFitsError(
         f"None of the {len(nearest)} best candidates met the budget when it was measured with "
-        f"care; the nearest took {min(nearest)[1]}. Allow more, or measure on a quieter machine."
+        f"care; the nearest took {min(nearest)[1]}. "
+        + (
+            f"During {len(crowded)} of these measurements somebody else computed on the same core "
+            "to the end; run the same command again on a quieter machine."
+            if crowded
+            else "Allow more, or measure on a quieter machine."
+        )
     )
+
+
+def _crowded_out(
+    budget: Budget, latencies: Mapping[str, Latency], confirmations: Mapping[str, Confirmation]
+) -> list[tuple[LatencyMeter, Confirmation]]:
+    """The confirmation that broke ``budget``, where a crowd may be to blame."""
+    assert budget.target is not None, "A latency budget without a target."
+    meter, confirmation = latencies[budget.target].meter, confirmations.get(budget.target)
+    if meter is None or confirmation is None or not confirmation.crowded_out:
+        return []
+    return [(meter, confirmation)]
 
 
 def _over(
