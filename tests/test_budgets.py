@@ -152,6 +152,7 @@ def test_a_cost_is_said_to_four_digits() -> None:
 
 def test_rounding_never_hides_a_broken_budget() -> None:
     assert Budget("latency", 10).text_of(10.0004) == "10.0004 ms"
+    assert Budget("latency", 1.193).text_of(1.1933400000998517) == "1.1933 ms"
     assert Budget("latency", 10).text_of(9.9996) == "10 ms"
 
 

@@ -36,6 +36,7 @@ class _Form:
     most: str
 
 
+_ALL_DIGITS = 17  # of a double: enough to tell any two apart
 _COUNTS = {"k": Decimal(10**3), "M": Decimal(10**6), "G": Decimal(10**9)}
 
 # The order is that of the price of knowing the cost: counts are free, a latency is measured.
@@ -112,15 +113,15 @@ class Budget:
     def text_of(self, cost: float) -> str:
         """A value of the limited cost in the same words, to four significant digits.
 
-        Where rounding would hide that the budget is broken, all digits are given.
+        Where rounding would hide that the budget is broken, as many more as show it.
         """
         return self.amount_of(cost) + self._place
 
     def amount_of(self, cost: float) -> str:
         """``text_of`` without the target: ``10 ms``."""
-        rounded = float(f"{cost:.4g}")
-        kept = self.is_met_by(rounded) == self.is_met_by(cost)
-        return self._amount(rounded if kept else cost)
+        rounded = (float(f"{cost:.{digits}g}") for digits in range(4, _ALL_DIGITS + 1))
+        met = self.is_met_by(cost)
+        return self._amount(next(value for value in rounded if self.is_met_by(value) == met))
 
     def is_met_by(self, cost: float) -> bool:
         assert not math.isnan(cost), f"The cost {self.cost} is not a number."
