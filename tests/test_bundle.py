@@ -169,7 +169,7 @@ def test_a_search_against_a_table_promises_nothing_that_was_not_measured(
     slowest_ms = max(each.value_ms for name, each in records.items() if name.startswith("probe"))
     done = subprocess.run(
         [sys.executable, "-m", "fbn_deploy", "search", *SPACE, "--epochs", "0.1",
-         "--candidates", "6", "--probe-size", "8", "--probe-batches", "2",
+         "--candidates", "6", "--finalists", "0", "--probe-size", "8", "--probe-batches", "2",
          "--latency-table", str(table_path), "--latency-budget", f"{10 * slowest_ms:.3f}ms",
          "--run", str(tmp_path / "run")],
         env=os.environ | {"PYTHONPATH": str(ROOT), "FBN_CACHE_DIR": str(tmp_path / "cache")},

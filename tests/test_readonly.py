@@ -16,7 +16,7 @@ SETTINGS = [
     "--epochs", "0.5",
 ]  # fmt: skip
 SEARCH = [
-    "search", "--flops-budget", "2M", "--candidates", "6", "--probe-size", "16",
+    "search", "--flops-budget", "2M", "--candidates", "6", "--finalists", "0", "--probe-size", "16",
     "--probe-batches", "2",
 ]  # fmt: skip
 _PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1  # linux/prctl.h, linux/capability.h

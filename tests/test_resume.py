@@ -13,7 +13,7 @@ from typing import Any
 COMMAND = [
     sys.executable, "-m", "fbn_deploy", "search", "--space", "nasbench201", "-o", "channels=4",
     "-o", "cells=1", "--resolution", "16", "--flops-budget", "2M", "--epochs", "1",
-    "--candidates", "40", "--probe-size", "32",
+    "--candidates", "40", "--probe-size", "32", "--finalists", "3",
 ]  # fmt: skip
 
 

@@ -92,6 +92,7 @@ class SearchOptions:
     batch: options.Batch = 1
     algorithm: options.Algorithm = "evolution"
     candidates: options.Candidates = 100
+    finalists: options.Finalists = None
     indicator: options.IndicatorName = "cpi"
     probe_batches: options.ProbeBatches = 4
     probe_size: options.ProbeSize = 64
@@ -123,6 +124,7 @@ class SearchOptions:
             batch=self.batch,
             algorithm=self.algorithm,
             candidates=self.candidates,
+            finalists=self.finalists,
             indicator=self.indicator,
             probe_batches=self.probe_batches,
             probe_size=self.probe_size,

@@ -109,6 +109,14 @@ Threads = Annotated[int, typer.Option("--threads", help="Threads on a CPU target
 Batch = Annotated[int, typer.Option("--batch", help="Images a run on the target.")]
 Algorithm = Annotated[str, typer.Option("--algorithm", help="evolution or random.")]
 Candidates = Annotated[int, typer.Option("--candidates", help="Architectures to score.")]
+Finalists = Annotated[
+    int | None,
+    typer.Option(
+        "--finalists",
+        help="So many of the best are trained briefly, and that orders them; 0 leaves it out. "
+        "Default: 24 where the space has a small skeleton for it (nasbench201), else 0.",
+    ),
+]
 IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]
 ProbeBatches = Annotated[int, typer.Option("--probe-batches", help="Batches that score one.")]
 ProbeSize = Annotated[int, typer.Option("--probe-size", help="Images in each of them.")]

@@ -33,6 +33,11 @@ class Scoring:
         needs = frozenset[Need]().union(*(each.needs for each in self.indicators))
         self._setting = Setting(supernet, probe.to(device), needs)
 
+    @property
+    def higher_is_better(self) -> dict[str, bool]:
+        """Indicator → whether its higher values rank first."""
+        return {each.name: each.higher_is_better for each in self.indicators}
+
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         candidate = Candidate(self._setting, architecture)
         scores = {}

@@ -17,13 +17,13 @@ from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
-from fbn_deploy.indicators import ProbeBatches, Scoring, indicators_of, probe_batches
+from fbn_deploy.indicators import Scoring, indicators_of, probe_batches
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.latency import Latency
-from fbn_deploy.pipeline.sharing import SharedScoring
+from fbn_deploy.pipeline.sharing import SharedScoring, Values
 from fbn_deploy.progress import Reporter
 from fbn_deploy.search.budgets import Budget
-from fbn_deploy.space import Architecture
+from fbn_deploy.space import Architecture, SearchSpace
 from fbn_deploy.supernet.costs import CostTable, cost_table
 from fbn_deploy.supernet.supernet import Supernet
 
@@ -35,23 +35,22 @@ LAST = 1e30  # the size of what stands for a value that is not finite
 
 
 class Scorer:
-    """Indicator values of architectures, each computed once for a run directory."""
+    """Values of architectures, each computed once for a run directory; ``about`` identifies what
+    they depend on."""
 
     def __init__(
         self,
-        supernet: Supernet,
-        probe: ProbeBatches,
-        names: Sequence[str],
+        scoring: Values,
+        space: SearchSpace,
         about: Any,
         path: Path,
         job: Job = ALONE,
     ) -> None:
-        self._space, scoring = supernet.space, Scoring(supernet, probe, names)
-        self._indicators = scoring.indicators
-        self.shared = SharedScoring(scoring, supernet.space, job)
+        self._space, self._higher_is_better = space, scoring.higher_is_better
+        self.shared = SharedScoring(scoring, space, job)
         self._at_once = 1 if job.size == 1 else AT_ONCE * job.size
         self._key = hashlib.sha256(
-            json.dumps([about, list(names)], sort_keys=True).encode()
+            json.dumps([about, list(self._higher_is_better)], sort_keys=True).encode()
         ).hexdigest()[:16]
         self._path = path
         self._known: dict[str, dict[str, float]] = {}
@@ -78,8 +77,7 @@ class Scorer:
 
     def _remember(self, canonical: str, values: Mapping[str, float], seconds: float) -> None:
         scores = {
-            each.name: _finite(values[each.name], each.higher_is_better)
-            for each in self._indicators
+            name: _finite(values[name], higher) for name, higher in self._higher_is_better.items()
         }
         line = {"key": self._key, "of": canonical, "scores": scores, "seconds": seconds}
         _append(self._path, line)
@@ -101,7 +99,11 @@ def scorers(
     identity = {**context.identity, "supernet": trained, "probe": [batches, size]}
     return {
         name: Scorer(
-            supernet, probe, indicators_of(name), identity, context.run.scores, context.job
+            Scoring(supernet, probe, indicators_of(name)),
+            supernet.space,
+            identity,
+            context.run.scores,
+            context.job,
         )
         for name in names
     }

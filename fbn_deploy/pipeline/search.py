@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from fbn_deploy.indicators import composite_rank, needs_training
 from fbn_deploy.pipeline.answers import Coster, scorers
 from fbn_deploy.pipeline.confirm import confirmed_winner
 from fbn_deploy.pipeline.context import Context
+from fbn_deploy.pipeline.finalists import number_of_finalists, trial_scorer, with_finalists
 from fbn_deploy.pipeline.latency_sources import latency_sources
 from fbn_deploy.pipeline.search_content import SCHEMA, search_content
 from fbn_deploy.pipeline.search_settings import SearchSettings
@@ -49,8 +51,11 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         batches=settings.probe_batches,
         size=settings.probe_size,
     )[settings.indicator]
+    finalists = number_of_finalists(settings.finalists, context.definition)
+    trial = trial_scorer(context, supernet.space) if finalists else None
     if not job.is_first:
-        scorer.shared.serve()
+        for each in filter(None, (scorer, trial)):
+            each.shared.serve()
         answer: dict[str, Any] = job.share(None)
         return answer
     coster = Coster(
@@ -78,6 +83,11 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     scorer.shared.end()
     reporter.say(f"{outcome.ending} {outcome.tally.text()}")
     searched = time.monotonic()
+    if trial is not None:
+        population = with_finalists(outcome.population, finalists, trial, context)
+        outcome = dataclasses.replace(outcome, population=population)
+        trial.shared.end()
+    tried = time.monotonic()
     winner, confirmations = confirmed_winner(
         outcome.population, settings.budgets, coster.latencies, coster.deployed, reporter
     )
@@ -86,7 +96,8 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         "table": round(tabled - started, 3),
         "survey": round(surveyed - tabled, 3),
         "search": round(searched - surveyed, 3),
-        "confirm": round(time.monotonic() - searched, 3),
+        "trial": round(tried - searched, 3),
+        "confirm": round(time.monotonic() - tried, 3),
         "latency": round(sum(each.seconds for each in coster.latencies.values()), 3),
     }
     found = search_content(

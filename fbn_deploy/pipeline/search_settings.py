@@ -33,6 +33,9 @@ class SearchSettings:
     ``auto``: what takes fewer measurements."""
     latency_tables: tuple[str, ...] = ()
     """Files that fbn measure wrote on devices; their targets are predicted and not measured."""
+    finalists: int | None = None
+    """So many of the best candidates are trained briefly and ordered by that (``finalists.py``);
+    None: as many as the space affords."""
 
     def resolved(self) -> SearchSettings:
         """With every latency budget on a target that exists and is ready; checked throughout."""
@@ -46,6 +49,8 @@ class SearchSettings:
                 "Threads, batch and candidates are at least 1, probe batches at least 2; asked: "
                 f"{self.threads}, {self.batch}, {self.candidates}, {self.probe_batches}."
             )
+        if self.finalists is not None and self.finalists < 0:
+            raise FBNError(f"Finalists are 0 (no trial) or more, not {self.finalists}.")
         if self.predictor not in PREDICTORS:
             raise unknown("latency predictor", self.predictor, PREDICTORS)
         elsewhere = [LatencyTable.load(Path(path)).target for path in self.latency_tables]

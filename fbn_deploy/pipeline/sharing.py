@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from fbn_deploy.distributed import Job
-from fbn_deploy.indicators import Scoring
 from fbn_deploy.space import Architecture, SearchSpace
+
+
+class Values(Protocol):
+    """What gives an architecture its values: indicators, or a short training."""
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """The name of each value, and whether its higher ones rank first."""
+
+    def __call__(self, architecture: Architecture) -> dict[str, float]: ...
+
 
 Timed = tuple[dict[str, float], float]  # indicator → value, and seconds
 
@@ -17,7 +27,7 @@ class SharedScoring:
     """Values of many architectures, the same as those of one process: a value depends on nothing
     but the architecture, the supernet and the probe."""
 
-    def __init__(self, scoring: Scoring, space: SearchSpace, job: Job) -> None:
+    def __init__(self, scoring: Values, space: SearchSpace, job: Job) -> None:
         self._scoring, self._space, self._job = scoring, space, job
 
     def __call__(self, architectures: Sequence[Architecture]) -> list[Timed]:

@@ -8,6 +8,9 @@ Where a path through the supernet is not the network that an architecture stands
 NAS-Bench-101 depend on the topology), the file also defines
 ``subnet(architecture, num_classes, resolution, **options) -> nn.Module``. That network is then
 what is counted, measured, trained and exported; the supernet only ranks.
+
+``TRIAL`` maps options to the values that make a small skeleton of the same decisions, in which the
+best candidates of a search are trained briefly (``fbn_deploy.retrain.trial``).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,6 +32,7 @@ from fbn_deploy.space import Architecture, SearchSpace
 from fbn_deploy.supernet.choice import decisions
 
 PACKAGE = "searchspaces"
+LEAST_TRIAL_PIXELS = 16
 GIVEN = ("num_classes", "resolution")  # what every space is given; the rest are its own options
 
 
@@ -62,6 +66,19 @@ class SpaceDefinition:
         """The network of ``architecture`` as the file's ``subnet`` builds it, weights drawn from
         ``seed``, channels-last. Only where ``builds_subnets``."""
         return self._built("subnet", (architecture, num_classes, self.resolution), seed)
+
+    @property
+    def has_trial(self) -> bool:
+        """Whether the file says how its candidates are tried: ``TRIAL``."""
+        return hasattr(self.module, "TRIAL")
+
+    @property
+    def trial(self) -> SpaceDefinition:
+        """The same decisions in a network that is trained quickly: the file's ``TRIAL`` options,
+        and half the resolution unless that is below 16 pixels."""
+        options = {**self.options, **getattr(self.module, "TRIAL", {})}
+        halved = self.resolution % 2 == 0 and self.resolution >= 2 * LEAST_TRIAL_PIXELS
+        return replace(self, resolution=self.resolution // (1 + halved), options=options)
 
     def _built(self, function: str, arguments: tuple[object, ...], seed: int) -> nn.Module:
         started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

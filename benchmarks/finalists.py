@@ -1,0 +1,142 @@
+"""What a short training of the finalists adds to a search on NAS-Bench-201.
+
+    python benchmarks/finalists.py --images CIFAR10 --tables DIR [--seeds 3] [--samples 1000]
+                                   [--finalists 24] [--only SEED] [--out FILE]
+
+For each seed, ``fbn bench`` ranks so many cells of the table by ``cpi`` (the proxy of
+``ranking.py``: one cell a stage, 32 channels, 16 pixels, untrained), and the best of them are
+tried as ``fbn search`` tries its finalists: without a budget, and of those that fit each Jetson
+TX2 budget.
+Stated: table accuracy of the pick by ``cpi`` alone, by multiply-adds, by the trial, and the best
+there is; Kendall τ among the finalists; seconds. DIR holds ``nasbench201_cifar10.csv.gz``.
+Writes ``results/finalists.json``; seeds that are not run this time keep what stands there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ranking import NB201, PROXY, TX2
+from rich.console import Console
+from rich.table import Table
+
+from fbn_deploy.data import load_data
+from fbn_deploy.data.dataset import ImageData
+from fbn_deploy.files import read_json, write_json
+from fbn_deploy.ranking import kendall
+from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
+from fbn_deploy.supernet.definition import definition
+from fbn_deploy.targets._cpu import device_name
+
+BUDGETS_MS = (None, 4.0, 5.0, 6.0)  # None: no budget
+
+
+def ranked(given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+    """The architectures of one ``fbn bench``, with their accuracies, latencies and ranks."""
+    run = given.runs / f"finalists_s{seed}"
+    arguments = f"{NB201}{PROXY}{TX2} --epochs 0 --indicators cpi --seed {seed}"
+    command = [sys.executable, "-m", "fbn_deploy", "bench"]
+    command += arguments.format(tables=given.tables).split()
+    command += ["--samples", str(given.samples), "--data", str(given.images), "--run", str(run)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--json"], stdout=subprocess.PIPE, text=True, env=environment, check=True
+    )
+    found: list[dict[str, Any]] = json.loads(done.stdout)["architectures"]
+    return sorted(found, key=lambda each: each["ranks"]["cpi"])
+
+
+def tried(data: ImageData, cells: list[dict[str, Any]], count: int, seed: int) -> dict[str, Any]:
+    """Accuracies of every way to pick, for each budget, and what the trials took."""
+    space = definition("nasbench201", data.resolution)
+    trial = Trial(space, data, TrialSettings(seed=seed))
+    architectures = space.search_space(space.network(10, seed))
+    losses: dict[str, float] = {}
+    seconds: list[float] = []
+    picks = []
+    for budget_ms in BUDGETS_MS:
+        fitting = [c for c in cells if budget_ms is None or c["latency_ms"] <= budget_ms]
+        finalists = fitting[:count]
+        for each in finalists:
+            if each["text"] not in losses:
+                started = time.perf_counter()
+                losses[each["text"]] = trial(architectures.architecture(each["architecture"]))[LOSS]
+                seconds.append(time.perf_counter() - started)
+        accuracies = [each["accuracy"] for each in finalists]
+        quality = [-losses[each["text"]] for each in finalists]
+        picks.append(
+            {
+                "budget_ms": budget_ms,
+                "fitting": len(fitting),
+                "cpi": accuracies[0],
+                "flops": max(fitting, key=lambda each: each["flops"])["accuracy"],
+                "trial": accuracies[quality.index(max(quality))],
+                "best": max(each["accuracy"] for each in fitting),
+                "kendall_cpi": kendall([-float(n) for n in range(len(finalists))], accuracies),
+                "kendall_trial": kendall(quality, accuracies),
+                "finalists": [
+                    {"text": e["text"], "accuracy": e["accuracy"], LOSS: losses[e["text"]]}
+                    for e in finalists
+                ],
+            }
+        )
+    return {"picks": picks, "trials": len(seconds), "seconds_per_trial": statistics.median(seconds)}
+
+
+def table_of(seeds: dict[str, Any]) -> Table:
+    """Mean over seeds, for each budget."""
+    shown = Table("budget", "seeds", "cpi", "flops", "trial", "best", "τ cpi", "τ trial")
+    for number, budget_ms in enumerate(BUDGETS_MS):
+        picks = [each["picks"][number] for each in seeds.values()]
+        means = [
+            statistics.fmean([p[key] for p in picks if p[key] is not None] or [0.0])
+            for key in ("cpi", "flops", "trial", "best", "kendall_cpi", "kendall_trial")
+        ]
+        label = "none" if budget_ms is None else f"{budget_ms:g} ms"
+        shown.add_row(label, str(len(picks)), *(f"{mean:.2f}" for mean in means))
+    return shown
+
+
+def main() -> None:
+    """Runs the seeds in turn."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ranking"))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--finalists", type=int, default=24)
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results/finalists.json"
+    )
+    given = parser.parse_args()
+    machine = {
+        "device": device_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    for seed in range(given.seeds) if given.only is None else [given.only]:
+        cells = ranked(given, seed)
+        data = load_data(str(given.images), resolution=32, seed=seed)
+        found = tried(data, cells, given.finalists, seed)
+        before = read_json(given.out)["seeds"] if given.out.exists() else {}
+        entry = {"samples": given.samples, "machine": machine, **found}
+        write_json(given.out, {"schema": 1, "seeds": {**before, str(seed): entry}})
+        Console().print(f"seed {seed}", table_of({str(seed): found}))
+    Console().print(table_of(read_json(given.out)["seeds"]))
+
+
+if __name__ == "__main__":
+    main()

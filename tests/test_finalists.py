@@ -1,0 +1,147 @@
+"""The best candidates are trained briefly, and that orders them."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fbn_deploy.data import ImageData, load_data
+from fbn_deploy.errors import FBNError
+from fbn_deploy.pipeline.context import Context, Given, open_run
+from fbn_deploy.pipeline.finalists import (
+    FINALISTS,
+    by_trial,
+    number_of_finalists,
+    trial_scorer,
+    with_finalists,
+)
+from fbn_deploy.pipeline.search import search
+from fbn_deploy.pipeline.search_settings import SearchSettings
+from fbn_deploy.progress import reporter
+from fbn_deploy.retrain import trial as trials
+from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
+from fbn_deploy.search.budgets import flops_budget
+from fbn_deploy.search.candidates import Candidate, Population
+from fbn_deploy.space import SearchSpace
+from fbn_deploy.supernet.definition import SpaceDefinition, definition
+
+SPACE = definition("nasbench201", 32, {"channels": 4, "cells": 2})
+SHORT = TrialSettings(steps=8, batch_size=16)
+CONVOLUTION = "|nor_conv_3x3~0|+|none~0|none~1|+|skip_connect~0|nor_conv_3x3~1|none~2|"
+CUT_OFF = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
+
+
+@pytest.fixture(scope="module")
+def digits() -> ImageData:
+    return load_data(resolution=32, seed=0)
+
+
+def space_of(made: SpaceDefinition) -> SearchSpace:
+    return made.search_space(made.network(10, 0))
+
+
+def loss(data: ImageData, text: str, settings: TrialSettings = SHORT) -> float:
+    return Trial(SPACE, data, settings)(space_of(SPACE).parse(text))[LOSS]
+
+
+def test_a_trial_runs_in_the_small_skeleton_at_half_the_resolution() -> None:
+    small = SPACE.trial
+    assert (small.resolution, dict(small.options)) == (16, {"channels": 4, "cells": 1})
+    assert space_of(small).decisions == space_of(SPACE).decisions
+    assert small.trial.resolution == 16, "It is not halved below 16 pixels."
+    assert definition("mobilenet", 33).trial.resolution == 33
+    assert definition("mobilenet", 160, {"width": 0.5}).trial.options["width"] == 0.5
+
+
+def test_a_trial_is_a_function_of_the_architecture_and_leaves_no_trace(digits: ImageData) -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    first = loss(digits, CONVOLUTION)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(4)
+    assert loss(digits, CONVOLUTION) == first
+    assert loss(digits, CONVOLUTION, TrialSettings(steps=8, batch_size=16, seed=1)) != first
+
+
+def test_what_learns_has_the_smaller_loss(digits: ImageData) -> None:
+    """Two residual convolutions against a cell whose output is cut off from its input."""
+    settings = TrialSettings(steps=60, batch_size=32)
+    assert loss(digits, CONVOLUTION, settings) < 0.5
+    assert loss(digits, CUT_OFF, settings) == pytest.approx(math.log(10), abs=0.3)
+
+
+def test_a_space_that_builds_its_subnets_is_tried_in_them(digits: ImageData) -> None:
+    made = definition("nasbench101", 32, {"channels": 8})
+    space = space_of(made)
+    architecture = space.sample(random.Random(0))
+    value = Trial(made, digits, TrialSettings(steps=2, batch_size=8))(architecture)[LOSS]
+    assert math.isfinite(value)
+
+
+def test_who_was_tried_comes_first_by_loss_and_the_others_keep_their_order() -> None:
+    scores: list[dict[str, float]] = [
+        {"s": 4.0},
+        {"s": 1.0, LOSS: 0.9},
+        {"s": 3.0},
+        {"s": 2.0, LOSS: 0.5},
+        {"s": 3.0},
+    ]
+    ranks = by_trial(lambda all_scores: [each["s"] for each in all_scores])(scores)
+    assert list(ranks) == [5.0, 2.0, 3.5, 1.0, 3.5]
+
+
+def test_so_many_are_tried_as_was_said_or_as_the_space_affords() -> None:
+    mobilenet = definition("mobilenet", 32)
+    assert number_of_finalists(None, SPACE) == FINALISTS
+    assert number_of_finalists(None, mobilenet) == 0
+    assert number_of_finalists(5, mobilenet) == 5
+    assert number_of_finalists(0, SPACE) == 0
+    with pytest.raises(FBNError, match="Finalists are 0"):
+        SearchSettings((flops_budget("2M"),), finalists=-1).resolved()
+
+
+def opened(path: Path) -> Context:
+    given = Given(space="nasbench201", resolution=16, options={"channels": 4, "cells": 1})
+    return open_run(path, given, reporter(True))
+
+
+def test_a_search_tries_its_finalists_and_remembers_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = opened(tmp_path)
+    settings = SearchSettings(
+        (flops_budget("2M"),), candidates=6, probe_batches=2, probe_size=16, finalists=3
+    )
+    monkeypatch.setattr("fbn_deploy.pipeline.finalists.TrialSettings", lambda seed: SHORT)
+    found = search(context, settings)
+    losses = [each["indicators"].get(LOSS) for each in found["candidates"]]
+    assert losses[:3] == sorted(losses[:3])
+    assert losses[3:] == [None] * (len(losses) - 3)
+    assert found["best"]["indicators"][LOSS] == losses[0]
+    assert found["timing"]["trial"] > 0
+
+    def never(self: Any, network: Any) -> Any:
+        raise AssertionError("A trial was made again.")
+
+    monkeypatch.setattr(trials.Trial, "_losses", never)
+    context.run.search.unlink()
+    again = search(opened(tmp_path), settings)
+    assert again["candidates"] == found["candidates"]
+
+
+def test_fewer_candidates_than_finalists_are_all_tried(tmp_path: Path) -> None:
+    context = opened(tmp_path)
+    space = space_of(context.definition)
+    candidates = tuple(
+        Candidate(space.parse(text), text, {"s": place}, {})
+        for place, text in enumerate((CONVOLUTION, CUT_OFF))
+    )
+    population = Population(lambda scores: [each["s"] for each in scores], candidates)
+    scorer = trial_scorer(context, space)
+    tried = with_finalists(population, 24, scorer, context)
+    assert all(LOSS in each.scores for each in tried)
