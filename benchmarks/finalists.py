@@ -7,8 +7,9 @@ For each seed, ``fbn bench`` ranks so many cells of the table by ``cpi`` (the pr
 ``ranking.py``: one cell a stage, 32 channels, 16 pixels, untrained), and the best of them are
 tried as ``fbn search`` tries its finalists: without a budget, and of those that fit each Jetson
 TX2 budget.
-Stated: table accuracy of the pick by ``cpi`` alone, by multiply-adds, by the trial, and the best
-there is; Kendall τ among the finalists; seconds. DIR holds ``nasbench201_cifar10.csv.gz``.
+Stated: table accuracy of the pick by ``cpi`` alone, by multiply-adds, by the loss of the trial
+alone, by both ranks as a search picks, and the best there is; Kendall τ among the finalists;
+seconds. DIR holds ``nasbench201_cifar10.csv.gz``.
 Writes ``results/finalists.json``; seeds that are not run this time keep what stands there.
 """
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -33,7 +35,8 @@ from rich.table import Table
 from fbn_deploy.data import load_data
 from fbn_deploy.data.dataset import ImageData
 from fbn_deploy.files import read_json, write_json
-from fbn_deploy.ranking import kendall
+from fbn_deploy.pipeline.finalists import FINALISTS, SHARE, by_trial
+from fbn_deploy.ranking import expected_best, kendall
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.targets._cpu import device_name
@@ -66,24 +69,30 @@ def tried(data: ImageData, cells: list[dict[str, Any]], count: int, seed: int) -
     picks = []
     for budget_ms in BUDGETS_MS:
         fitting = [c for c in cells if budget_ms is None or c["latency_ms"] <= budget_ms]
-        finalists = fitting[:count]
+        finalists = fitting[: min(count, math.ceil(SHARE * len(fitting)))]
         for each in finalists:
             if each["text"] not in losses:
                 started = time.perf_counter()
                 losses[each["text"]] = trial(architectures.architecture(each["architecture"]))[LOSS]
                 seconds.append(time.perf_counter() - started)
         accuracies = [each["accuracy"] for each in finalists]
-        quality = [-losses[each["text"]] for each in finalists]
+        scores = [{"cpi": float(n), LOSS: losses[e["text"]]} for n, e in enumerate(finalists)]
+        places = by_trial(lambda all_scores: [each["cpi"] for each in all_scores])(scores)
+        quality = {
+            "kendall_cpi": [-each["cpi"] for each in scores],
+            "kendall_trial": [-each[LOSS] for each in scores],
+            "kendall_both": [-place for place in places],
+        }
         picks.append(
             {
                 "budget_ms": budget_ms,
                 "fitting": len(fitting),
                 "cpi": accuracies[0],
                 "flops": max(fitting, key=lambda each: each["flops"])["accuracy"],
-                "trial": accuracies[quality.index(max(quality))],
+                "trial": expected_best(quality["kendall_trial"], accuracies),
+                "both": expected_best(quality["kendall_both"], accuracies),
                 "best": max(each["accuracy"] for each in fitting),
-                "kendall_cpi": kendall([-float(n) for n in range(len(finalists))], accuracies),
-                "kendall_trial": kendall(quality, accuracies),
+                **{name: kendall(values, accuracies) for name, values in quality.items()},
                 "finalists": [
                     {"text": e["text"], "accuracy": e["accuracy"], LOSS: losses[e["text"]]}
                     for e in finalists
@@ -95,12 +104,12 @@ def tried(data: ImageData, cells: list[dict[str, Any]], count: int, seed: int) -
 
 def table_of(seeds: dict[str, Any]) -> Table:
     """Mean over seeds, for each budget."""
-    shown = Table("budget", "seeds", "cpi", "flops", "trial", "best", "τ cpi", "τ trial")
+    keys = ("cpi", "flops", "trial", "both", "best", "kendall_cpi", "kendall_trial", "kendall_both")
+    shown = Table("budget", "seeds", *(key.replace("kendall_", "τ ") for key in keys))
     for number, budget_ms in enumerate(BUDGETS_MS):
         picks = [each["picks"][number] for each in seeds.values()]
         means = [
-            statistics.fmean([p[key] for p in picks if p[key] is not None] or [0.0])
-            for key in ("cpi", "flops", "trial", "best", "kendall_cpi", "kendall_trial")
+            statistics.fmean([p[key] for p in picks if p[key] is not None] or [0.0]) for key in keys
         ]
         label = "none" if budget_ms is None else f"{budget_ms:g} ms"
         shown.add_row(label, str(len(picks)), *(f"{mean:.2f}" for mean in means))
@@ -116,7 +125,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", type=int)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--finalists", type=int, default=24)
+    parser.add_argument("--finalists", type=int, default=FINALISTS)
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results/finalists.json"
     )

@@ -83,16 +83,22 @@ def test_a_space_that_builds_its_subnets_is_tried_in_them(digits: ImageData) -> 
     assert math.isfinite(value)
 
 
-def test_who_was_tried_comes_first_by_loss_and_the_others_keep_their_order() -> None:
+def test_who_was_tried_comes_first_by_both_ranks_and_the_others_keep_their_order() -> None:
+    """b: first by score, third by loss; d: second and second; e: third and first: all equal, but
+    for f, last by both."""
     scores: list[dict[str, float]] = [
-        {"s": 4.0},
+        {"s": 9.0},
         {"s": 1.0, LOSS: 0.9},
-        {"s": 3.0},
+        {"s": 8.0},
         {"s": 2.0, LOSS: 0.5},
-        {"s": 3.0},
+        {"s": 3.0, LOSS: 0.4},
+        {"s": 4.0, LOSS: 1.0},
+        {"s": 8.0},
     ]
-    ranks = by_trial(lambda all_scores: [each["s"] for each in all_scores])(scores)
-    assert list(ranks) == [5.0, 2.0, 3.5, 1.0, 3.5]
+    ranks = by_trial(lambda all_scores: [each["s"] for each in all_scores])
+    assert list(ranks(scores)) == [7.0, 2.0, 5.5, 2.0, 2.0, 4.0, 5.5]
+    assert list(ranks([{"s": 2.0}, {"s": 1.0}])) == [2.0, 1.0]
+    assert list(ranks([{"s": 2.0, LOSS: 1.0}, {"s": 1.0, LOSS: 2.0}])) == [1.5, 1.5]
 
 
 def test_so_many_are_tried_as_was_said_or_as_the_space_affords() -> None:
@@ -115,14 +121,16 @@ def test_a_search_tries_its_finalists_and_remembers_them(
 ) -> None:
     context = opened(tmp_path)
     settings = SearchSettings(
-        (flops_budget("2M"),), candidates=6, probe_batches=2, probe_size=16, finalists=3
+        (flops_budget("2M"),), candidates=21, probe_batches=2, probe_size=16, finalists=24
     )
-    monkeypatch.setattr("fbn_deploy.pipeline.finalists.TrialSettings", lambda seed: SHORT)
+    monkeypatch.setattr("fbn_deploy.pipeline.finalists.TrialSettings", lambda seed=0: SHORT)
     found = search(context, settings)
     losses = [each["indicators"].get(LOSS) for each in found["candidates"]]
-    assert losses[:3] == sorted(losses[:3])
-    assert losses[3:] == [None] * (len(losses) - 3)
-    assert found["best"]["indicators"][LOSS] == losses[0]
+    tried = math.ceil(0.1 * len(losses))
+    assert tried > 1
+    assert all(loss > 0 for loss in losses[:tried])
+    assert losses[tried:] == [None] * (len(losses) - tried)
+    assert found["best"]["indicators"] == found["candidates"][0]["indicators"]
     assert found["timing"]["trial"] > 0
 
     def never(self: Any, network: Any) -> Any:
@@ -134,7 +142,7 @@ def test_a_search_tries_its_finalists_and_remembers_them(
     assert again["candidates"] == found["candidates"]
 
 
-def test_fewer_candidates_than_finalists_are_all_tried(tmp_path: Path) -> None:
+def test_of_two_candidates_the_better_one_is_tried(tmp_path: Path) -> None:
     context = opened(tmp_path)
     space = space_of(context.definition)
     candidates = tuple(
@@ -144,4 +152,4 @@ def test_fewer_candidates_than_finalists_are_all_tried(tmp_path: Path) -> None:
     population = Population(lambda scores: [each["s"] for each in scores], candidates)
     scorer = trial_scorer(context, space)
     tried = with_finalists(population, 24, scorer, context)
-    assert all(LOSS in each.scores for each in tried)
+    assert [LOSS in each.scores for each in tried] == [True, False]

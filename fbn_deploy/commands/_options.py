@@ -113,7 +113,7 @@ Finalists = Annotated[
     int | None,
     typer.Option(
         "--finalists",
-        help="So many of the best are trained briefly, and that orders them; 0 leaves it out. "
+        help="So many of the best, a tenth of all at most, are trained briefly and ordered anew. "
         "Default: 24 where the space has a small skeleton for it (nasbench201), else 0.",
     ),
 ]

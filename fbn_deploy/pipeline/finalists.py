@@ -1,13 +1,15 @@
-"""The best candidates of a search, ordered by a short training of each.
+"""The best candidates of a search, ordered anew after a short training of each.
 
 An indicator sorts good candidates from bad ones cheaply, and hardly orders the good ones among
-each other (``benchmarks/results/ablation.md``). So the first few are trained briefly, on the same
-images, and the faster one learns the better its place; everybody else keeps the place behind them.
+each other (``benchmarks/results/ablation.md``). A short training does that, and would be misled by
+bad ones that learn fast at first. So the first tenth is trained, on the same images, and its order
+is the mean of both ranks; everybody else keeps the place behind it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from scipy.stats import rankdata
@@ -19,11 +21,12 @@ from fbn_deploy.search.candidates import Population, Rank
 from fbn_deploy.space import SearchSpace
 from fbn_deploy.supernet.definition import SpaceDefinition
 
-FINALISTS = 24  # where the space says how they are tried cheaply
+FINALISTS = 24  # at most, where the space says how they are tried cheaply
+SHARE = 0.1  # of all candidates
 
 
 def number_of_finalists(asked: int | None, definition: SpaceDefinition) -> int:
-    """``asked``; unless said, what the space affords."""
+    """``asked``; unless said, the most that the space affords."""
     return asked if asked is not None else FINALISTS * definition.has_trial
 
 
@@ -38,19 +41,19 @@ def trial_scorer(context: Context, space: SearchSpace) -> Scorer:
 def with_finalists(
     population: Population, count: int, scorer: Scorer, context: Context
 ) -> Population:
-    """``population`` with the ``count`` best tried, and ordered by their losses."""
-    finalists = population.best(count)
+    """``population`` with its best tried: ``count`` of them, but no more than a tenth of all."""
+    finalists = population.best(min(count, math.ceil(SHARE * len(population))))
     tried: dict[str, Mapping[str, float]] = {}
     with context.reporter.task("Training finalists briefly", len(finalists), "networks") as task:
         for start in range(0, len(finalists), context.job.size):
             some = finalists[start : start + context.job.size]
-            losses = scorer([each.architecture for each in some])
-            tried |= {each.canonical: loss for each, loss in zip(some, losses, strict=True)}
+            found = scorer([each.architecture for each in some])
+            tried |= {each.canonical: values for each, values in zip(some, found, strict=True)}
             task.update(len(tried))
-    losses = [float(loss[LOSS]) for loss in tried.values()]
+    losses = [values[LOSS] for values in tried.values()]
     context.reporter.say(
-        f"{len(tried)} finalists were trained for {TrialSettings().steps} steps each: losses of "
-        f"{min(losses):.3f} to {max(losses):.3f} order them"
+        f"{len(tried)} finalists were trained for {TrialSettings().steps} steps each, to losses of "
+        f"{min(losses):.3f} to {max(losses):.3f}"
     )
     return Population(
         by_trial(population.rank),
@@ -62,18 +65,21 @@ def with_finalists(
 
 
 def by_trial(rank: Rank) -> Rank:
-    """Candidates that were tried first, by their loss; behind them the others by ``rank``."""
+    """Candidates that were tried first, by the mean of their ranks by ``rank`` and by loss; behind
+    them the others by ``rank``."""
 
     def ranks(scores: Sequence[Mapping[str, float]]) -> Sequence[float]:
-        places = list(rank(scores))
+        by_score = list(rank(scores))
+        places = by_score.copy()
         tried = [number for number, each in enumerate(scores) if LOSS in each]
         others = [number for number, each in enumerate(scores) if LOSS not in each]
-        for some, values, ahead in (
-            (tried, [scores[number][LOSS] for number in tried], 0),
-            (others, [places[number] for number in others], len(tried)),
-        ):
-            for number, place in zip(some, rankdata(values), strict=True):
-                places[number] = ahead + float(place)
+        if tried:
+            by_loss = rankdata([scores[number][LOSS] for number in tried])
+            both = rankdata(by_loss + rankdata([by_score[number] for number in tried]))
+            for number, place in zip(tried, both, strict=True):
+                places[number] = float(place)
+        for number, place in zip(others, rankdata([by_score[n] for n in others]), strict=True):
+            places[number] = len(tried) + float(place)
         return places
 
     return ranks
