@@ -12,6 +12,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import pytest
+from test_data_sources import write_images
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.precision import sensitivity as sensitivities
@@ -198,6 +199,26 @@ def test_wrong_options_get_one_message_and_exit_code_2(
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_that_holds_no_images_any_more_is_named_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    for split in ("train", "test"):
+        for name, colour in (("dark", (20, 20, 20)), ("light", (200, 210, 220))):
+            write_images(data / split / name, 20, colour)
+    done = fbn("deploy", *TINY, *QUICK, "--flops-budget", "2M", "--retrain-epochs", "1",
+               "--data", str(data), "--run", str(run))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    for image in data.rglob("*.*"):
+        image.unlink()
+    done = fbn("export", str(run), "--precision", "int8")
+    assert done.returncode == 2
+    assert str(data) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.iterdir()} == before
 
 
 def _absurd(context: Context, only: str = "") -> Any:

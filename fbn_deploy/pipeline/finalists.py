@@ -53,7 +53,7 @@ def with_finalists(
     losses = [values[LOSS] for values in tried.values()]
     context.reporter.say(
         f"{len(tried)} finalists were trained for {TrialSettings().steps} steps each, to losses of "
-        f"{min(losses):.3f} to {max(losses):.3f}"
+        f"{min(losses):.4g} to {max(losses):.4g}"
     )
     return Population(
         by_trial(population.rank),
