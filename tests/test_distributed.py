@@ -25,11 +25,12 @@ from fbn_deploy.data.batches import TrainBatches
 from fbn_deploy.distributed import ALONE, Job, join
 from fbn_deploy.errors import FBNError
 from fbn_deploy.indicators import Scoring, probe_batches
-from fbn_deploy.pipeline.sharing import SharedScoring
+from fbn_deploy.pipeline.sharing import SharedScoring, Values
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.course import Course
 from fbn_deploy.retrain.recipes import recipe
 from fbn_deploy.retrain.training import RetrainSettings, retrain
+from fbn_deploy.retrain.trial import Trial, TrialSettings
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.supernet import Supernet, build_supernet
 from fbn_deploy.supernet.syncbn import plain_batchnorm, synchronise_batchnorm
@@ -121,7 +122,8 @@ def test_two_processes_train_the_supernet_that_one_trains_in_two_shards(
         assert np.allclose(first[name], expected, atol=1e-5, rtol=0), name
 
 
-def test_two_processes_give_the_scores_of_one(digits: ImageData) -> None:
+@pytest.mark.parametrize("kind", ["indicators", "trial"])
+def test_two_processes_give_the_scores_of_one(digits: ImageData, kind: str) -> None:
     names = ("expressivity-regions", "trainability-conditioning", "uncertainty-eigenvalue")
     supernet = build_supernet(SPACE, 10, seed=0)
     rng = random.Random(0)
@@ -129,7 +131,10 @@ def test_two_processes_give_the_scores_of_one(digits: ImageData) -> None:
     probe = probe_batches(digits, batches=2, batch_size=32, seed=0)
 
     def scores(job: Job) -> Any:
-        shared = SharedScoring(Scoring(supernet, probe, names), supernet.space, job)
+        values: Values = Scoring(supernet, probe, names)
+        if kind == "trial":
+            values = Trial(SPACE, digits, TrialSettings(steps=4, batch_size=16))
+        shared = SharedScoring(values, supernet.space, job)
         if not job.is_first:
             return shared.serve()
         found = [values for values, _ in shared(candidates)]
