@@ -84,8 +84,8 @@ def test_a_space_that_builds_its_subnets_is_tried_in_them(digits: ImageData) -> 
 
 
 def test_who_was_tried_comes_first_by_both_ranks_and_the_others_keep_their_order() -> None:
-    """b: first by score, third by loss; d: second and second; e: third and first: all equal, but
-    for f, last by both."""
+    """b: first by score, third by loss; d: second and second; e: third and first: equal, so that
+    the score decides; f is last by both."""
     scores: list[dict[str, float]] = [
         {"s": 9.0},
         {"s": 1.0, LOSS: 0.9},
@@ -96,9 +96,9 @@ def test_who_was_tried_comes_first_by_both_ranks_and_the_others_keep_their_order
         {"s": 8.0},
     ]
     ranks = by_trial(lambda all_scores: [each["s"] for each in all_scores])
-    assert list(ranks(scores)) == [7.0, 2.0, 5.5, 2.0, 2.0, 4.0, 5.5]
+    assert list(ranks(scores)) == [7.0, 1.0, 5.5, 2.0, 3.0, 4.0, 5.5]
     assert list(ranks([{"s": 2.0}, {"s": 1.0}])) == [2.0, 1.0]
-    assert list(ranks([{"s": 2.0, LOSS: 1.0}, {"s": 1.0, LOSS: 2.0}])) == [1.5, 1.5]
+    assert list(ranks([{"s": 2.0, LOSS: 1.0}, {"s": 1.0, LOSS: 2.0}])) == [2.0, 1.0]
 
 
 def test_so_many_are_tried_as_was_said_or_as_the_space_affords() -> None:

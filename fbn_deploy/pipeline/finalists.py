@@ -65,8 +65,8 @@ def with_finalists(
 
 
 def by_trial(rank: Rank) -> Rank:
-    """Candidates that were tried first, by the mean of their ranks by ``rank`` and by loss; behind
-    them the others by ``rank``."""
+    """Candidates that were tried first, by the mean of their ranks by ``rank`` and by loss, of
+    equals the better by ``rank``; behind them the others by ``rank``."""
 
     def ranks(scores: Sequence[Mapping[str, float]]) -> Sequence[float]:
         by_score = list(rank(scores))
@@ -75,7 +75,8 @@ def by_trial(rank: Rank) -> Rank:
         others = [number for number, each in enumerate(scores) if LOSS not in each]
         if tried:
             by_loss = rankdata([scores[number][LOSS] for number in tried])
-            both = rankdata(by_loss + rankdata([by_score[number] for number in tried]))
+            first = rankdata([by_score[number] for number in tried])
+            both = rankdata(by_loss + (1 + 1e-6) * first)
             for number, place in zip(tried, both, strict=True):
                 places[number] = float(place)
         for number, place in zip(others, rankdata([by_score[n] for n in others]), strict=True):

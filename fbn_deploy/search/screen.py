@@ -125,7 +125,7 @@ class Screen:
         barren = self._tally.drawn - self._at_last_fit.drawn
         if barren >= DRAWS * FEW and self._tally.over_budget == self._at_last_fit.over_budget:
             return f"The space is exhausted: {barren} draws in a row brought nothing new; {counts}."
-        return f"Too few new architectures fit the budget: {counts} ({self._tally.text()})."
+        return f"Too few new architectures fit the budget: {counts}."
 
     def _nothing_fits(self) -> str:
         (nearest,) = self.nearest(1)
