@@ -1,7 +1,7 @@
 """What a short training of the finalists adds to a search on NAS-Bench-201.
 
     python benchmarks/finalists.py --images CIFAR10 --tables DIR [--seeds 3] [--samples 1000]
-                                   [--finalists 24] [--only SEED] [--out FILE]
+                                   [--finalists 10] [--only SEED] [--out FILE]
 
 For each seed, ``fbn bench`` ranks so many cells of the table by ``cpi`` (the proxy of
 ``ranking.py``: one cell a stage, 32 channels, 16 pixels, untrained), and the best of them are

@@ -114,7 +114,7 @@ Finalists = Annotated[
     typer.Option(
         "--finalists",
         help="So many of the best, a tenth of all at most, are trained briefly and ordered anew. "
-        "Default: 24 where the space has a small skeleton for it (nasbench201), else 0.",
+        "Default: 10 where the space has a small skeleton for it (nasbench201), else 0.",
     ),
 ]
 IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]

@@ -21,7 +21,7 @@ from fbn_deploy.search.candidates import Population, Rank
 from fbn_deploy.space import SearchSpace
 from fbn_deploy.supernet.definition import SpaceDefinition
 
-FINALISTS = 24  # at most, where the space says how they are tried cheaply
+FINALISTS = 10  # at most, where the space says how they are tried cheaply
 SHARE = 0.1  # of all candidates
 
 
