@@ -69,6 +69,8 @@ def tried(data: ImageData, cells: list[dict[str, Any]], count: int, seed: int) -
     picks = []
     for budget_ms in BUDGETS_MS:
         fitting = [c for c in cells if budget_ms is None or c["latency_ms"] <= budget_ms]
+        if not fitting:
+            raise SystemExit(f"No cell of the sample fits {budget_ms} ms; take more --samples.")
         finalists = fitting[: min(count, math.ceil(SHARE * len(fitting)))]
         for each in finalists:
             if each["text"] not in losses:
@@ -140,9 +142,10 @@ def main() -> None:
         cells = ranked(given, seed)
         data = load_data(str(given.images), resolution=32, seed=seed)
         found = tried(data, cells, given.finalists, seed)
-        before = read_json(given.out)["seeds"] if given.out.exists() else {}
+        before = read_json(given.out) if given.out.exists() else {"seeds": {}}
         entry = {"samples": given.samples, "machine": machine, **found}
-        write_json(given.out, {"schema": 1, "seeds": {**before, str(seed): entry}})
+        seeds = {**before["seeds"], str(seed): entry}
+        write_json(given.out, {**before, "schema": 1, "seeds": seeds})
         Console().print(f"seed {seed}", table_of({str(seed): found}))
     Console().print(table_of(read_json(given.out)["seeds"]))
 

@@ -65,7 +65,7 @@ def confirmed_winner(
         f"care; the nearest took {min(nearest)[1]}. "
         + (
             f"During {len(crowded)} of these measurements somebody else computed on the same core "
-            "to the end; run the same command again on a quieter machine."
+            "to the end. Run the same command again on a quieter machine, or allow more."
             if crowded
             else "Allow more, or measure on a quieter machine."
         )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from scipy.stats import rankdata
 
-from fbn_deploy.pipeline.answers import Scorer
+from fbn_deploy.pipeline.answers import LAST, Scorer
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
 from fbn_deploy.search.candidates import Population, Rank
@@ -23,11 +23,14 @@ from fbn_deploy.supernet.definition import SpaceDefinition
 
 FINALISTS = 10  # at most, where the space says how they are tried cheaply
 SHARE = 0.1  # of all candidates
+LEAST = 3
 
 
 def number_of_finalists(asked: int | None, definition: SpaceDefinition) -> int:
     """``asked``; unless said, the most that the space affords."""
-    return asked if asked is not None else FINALISTS * definition.has_trial
+    if asked is not None:
+        return asked
+    return FINALISTS if definition.has_trial else 0
 
 
 def trial_scorer(context: Context, space: SearchSpace) -> Scorer:
@@ -41,8 +44,11 @@ def trial_scorer(context: Context, space: SearchSpace) -> Scorer:
 def with_finalists(
     population: Population, count: int, scorer: Scorer, context: Context
 ) -> Population:
-    """``population`` with its best tried: ``count`` of them, but no more than a tenth of all."""
+    """``population`` with its best tried: ``count`` of them, but no more than a tenth of all,
+    rounded up. Of fewer than three the mean of two ranks cannot change the order: none is tried."""
     finalists = population.best(min(count, math.ceil(SHARE * len(population))))
+    if len(finalists) < LEAST:
+        return population
     tried: dict[str, Mapping[str, float]] = {}
     with context.reporter.task("Training finalists briefly", len(finalists), "networks") as task:
         for start in range(0, len(finalists), context.job.size):
@@ -50,10 +56,11 @@ def with_finalists(
             found = scorer([each.architecture for each in some])
             tried |= {each.canonical: values for each, values in zip(some, found, strict=True)}
             task.update(len(tried))
-    losses = [values[LOSS] for values in tried.values()]
+    losses = [values[LOSS] for values in tried.values() if values[LOSS] < LAST]
     context.reporter.say(
-        f"{len(tried)} finalists were trained for {TrialSettings().steps} steps each, to losses of "
-        f"{min(losses):.4g} to {max(losses):.4g}"
+        f"{len(tried)} finalists were trained for {TrialSettings().steps} steps each"
+        + (f", to losses of {min(losses):.3f} to {max(losses):.3f}" if losses else "")
+        + (f"; {diverged} diverged" if (diverged := len(tried) - len(losses)) else "")
     )
     return Population(
         by_trial(population.rank),

@@ -35,6 +35,8 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     first one searches and measures; the others score what it asks them to.
     """
     run, reporter, job = context.run, context.reporter, context.job
+    finalists = number_of_finalists(settings.finalists, context.definition)
+    settings = dataclasses.replace(settings, finalists=finalists)
     if job.is_first:
         settings = settings.resolved()
     stored: dict[str, Any] | None = job.share(_stored(context, settings) if job.is_first else None)
@@ -51,7 +53,6 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         batches=settings.probe_batches,
         size=settings.probe_size,
     )[settings.indicator]
-    finalists = number_of_finalists(settings.finalists, context.definition)
     trial = trial_scorer(context, supernet.space) if finalists else None
     if not job.is_first:
         for each in filter(None, (scorer, trial)):
@@ -125,7 +126,8 @@ def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None
     content = read_json(path)
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise FBNError(f"{path} is no search result of schema {SCHEMA}; move it away.")
-    former = SearchSettings(()).as_json()  # settings that did not exist when it was written
+    # Settings that did not exist when it was written.
+    former = SearchSettings((), finalists=0).as_json()
     if {**former, **content["settings"]} != settings.as_json():
         raise FBNError(
             f"{path} holds the result of another search ({_texts(content['settings'])}); it was "
@@ -138,7 +140,10 @@ def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None
 
 def _texts(settings: Mapping[str, Any]) -> str:
     budgets = ", ".join(Budget.from_json(budget).text for budget in settings["budgets"])
-    return f"{settings['algorithm']}, {settings['candidates']} candidates, {budgets}"
+    return (
+        f"{settings['algorithm']}, {settings['candidates']} candidates, "
+        f"{settings.get('finalists') or 0} finalists, {budgets}"
+    )
 
 
 def _survey(

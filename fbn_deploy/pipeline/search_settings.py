@@ -34,8 +34,8 @@ class SearchSettings:
     latency_tables: tuple[str, ...] = ()
     """Files that fbn measure wrote on devices; their targets are predicted and not measured."""
     finalists: int | None = None
-    """So many of the best candidates, a tenth of all at most, are trained briefly and ordered anew
-    (``finalists.py``); None: as many as the space affords."""
+    """So many of the best candidates, a tenth of all (rounded up) at most, are trained briefly and
+    ordered anew (``finalists.py``); None: as many as the space affords."""
 
     def resolved(self) -> SearchSettings:
         """With every latency budget on a target that exists and is ready; checked throughout."""

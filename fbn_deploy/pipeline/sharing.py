@@ -24,8 +24,8 @@ Timed = tuple[dict[str, float], float]  # indicator → value, and seconds
 
 
 class SharedScoring:
-    """Values of many architectures, the same as those of one process: a value depends on nothing
-    but the architecture, the supernet and the probe."""
+    """Values of many architectures, the same as those of one process: a value depends on the
+    architecture, and on nothing that was computed before it."""
 
     def __init__(self, scoring: Values, space: SearchSpace, job: Job) -> None:
         self._scoring, self._space, self._job = scoring, space, job

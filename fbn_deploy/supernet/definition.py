@@ -75,7 +75,7 @@ class SpaceDefinition:
     @property
     def trial(self) -> SpaceDefinition:
         """The same decisions in a network that is trained quickly: the file's ``TRIAL`` options,
-        and half the resolution unless that is below 16 pixels."""
+        whatever was said for them, and half the resolution unless that is below 16 pixels."""
         options = {**self.options, **getattr(self.module, "TRIAL", {})}
         halved = self.resolution % 2 == 0 and self.resolution >= 2 * LEAST_TRIAL_PIXELS
         return replace(self, resolution=self.resolution // (1 + halved), options=options)
