@@ -113,7 +113,8 @@ Finalists = Annotated[
     int | None,
     typer.Option(
         "--finalists",
-        help="So many of the best, a tenth of all (rounded up) at most, are trained briefly and ordered anew. "
+        help="So many of the best, a tenth of all (rounded up) at most, are trained briefly and "
+        "ordered anew. "
         "Default: 10 where the space has a small skeleton for it (nasbench201), else 0.",
     ),
 ]
