@@ -174,4 +174,9 @@ def measured_table(
                 if vain == _VAIN:
                     break
                 task.update(number, name)
+        # The same graph may have several names, of which one was measured again.
+        records = {
+            name: meter.known(graph.hash, graph.inputs) or records[name]
+            for name, graph in graphs.items()
+        }
     return LatencyTable(inventory, records, made, meter.seconds - seconds)
