@@ -61,3 +61,11 @@ def test_a_second_table_takes_all_of_it_from_the_cache(meter: LatencyMeter) -> N
     second = measured_table(INVENTORY, network_of, meter, Silent())
     assert second.records == first.records
     assert second.measurements == 0
+
+
+def test_a_graph_with_two_names_has_one_record(meter: LatencyMeter) -> None:
+    graphs = {"one": Graph("first", {"x": (1, 4)}), "other": Graph("first", {"x": (1, 4)})}
+    inventory = dataclasses.replace(INVENTORY, graphs=graphs)
+    table = measured_table(inventory, lambda name: network_of("first"), meter, Silent())
+    assert table.records["one"] == table.records["other"]
+    assert not table.records["other"].disturbed
