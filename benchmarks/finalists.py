@@ -1,6 +1,6 @@
 """What a short training of the finalists adds to a search on NAS-Bench-201.
 
-    python benchmarks/finalists.py --images CIFAR10 --tables DIR [--seeds 3] [--samples 1000]
+    python benchmarks/finalists.py --images CIFAR10 --tables DIR [--seeds 6] [--samples 1000]
                                    [--finalists 10] [--only SEED] [--out FILE]
 
 For each seed, ``fbn bench`` ranks so many cells of the table by ``cpi`` (the proxy of
@@ -16,46 +16,31 @@ Writes ``results/finalists.json``; seeds that are not run this time keep what st
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import os
-import platform
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from ranking import NB201, PROXY, TX2
+from ranking import NB201, PROXY, TX2, arguments_parser, bench, machine
 from rich.console import Console
 from rich.table import Table
 
 from fbn_deploy.data import load_data
 from fbn_deploy.data.dataset import ImageData
 from fbn_deploy.files import read_json, write_json
-from fbn_deploy.pipeline.finalists import FINALISTS, SHARE, by_trial
+from fbn_deploy.pipeline.finalists import FINALISTS, by_trial, number_tried
 from fbn_deploy.ranking import expected_best, kendall
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
 from fbn_deploy.supernet.definition import definition
-from fbn_deploy.targets._cpu import device_name
 
 BUDGETS_MS = (None, 4.0, 5.0, 6.0)  # None: no budget
 
 
 def ranked(given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     """The architectures of one ``fbn bench``, with their accuracies, latencies and ranks."""
-    run = given.runs / f"finalists_s{seed}"
     arguments = f"{NB201}{PROXY}{TX2} --epochs 0 --indicators cpi --seed {seed}"
-    command = [sys.executable, "-m", "fbn_deploy", "bench"]
-    command += arguments.format(tables=given.tables).split()
-    command += ["--samples", str(given.samples), "--data", str(given.images), "--run", str(run)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--json"], stdout=subprocess.PIPE, text=True, env=environment, check=True
-    )
-    found: list[dict[str, Any]] = json.loads(done.stdout)["architectures"]
+    said = bench(arguments, given, f"finalists_s{seed}", given.samples)
+    found: list[dict[str, Any]] = said["architectures"]
     return sorted(found, key=lambda each: each["ranks"]["cpi"])
 
 
@@ -71,7 +56,7 @@ def tried(data: ImageData, cells: list[dict[str, Any]], count: int, seed: int) -
         fitting = [c for c in cells if budget_ms is None or c["latency_ms"] <= budget_ms]
         if not fitting:
             raise SystemExit(f"No cell of the sample fits {budget_ms} ms; take more --samples.")
-        finalists = fitting[: min(count, math.ceil(SHARE * len(fitting)))]
+        finalists = fitting[: number_tried(count, len(fitting))]
         for each in finalists:
             if each["text"] not in losses:
                 started = time.perf_counter()
@@ -120,30 +105,18 @@ def table_of(seeds: dict[str, Any]) -> Table:
 
 def main() -> None:
     """Runs the seeds in turn."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--tables", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, default=Path("runs/ranking"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser = arguments_parser(__doc__, "finalists.json")
+    parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--only", type=int)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--finalists", type=int, default=FINALISTS)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results/finalists.json"
-    )
     given = parser.parse_args()
-    machine = {
-        "device": device_name(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
     for seed in range(given.seeds) if given.only is None else [given.only]:
         cells = ranked(given, seed)
         data = load_data(str(given.images), resolution=32, seed=seed)
         found = tried(data, cells, given.finalists, seed)
         before = read_json(given.out) if given.out.exists() else {"seeds": {}}
-        entry = {"samples": given.samples, "machine": machine, **found}
+        entry = {"samples": given.samples, "machine": machine(torch.get_num_threads()), **found}
         seeds = {**before["seeds"], str(seed): entry}
         write_json(given.out, {**before, "schema": 1, "seeds": seeds})
         Console().print(f"seed {seed}", table_of({str(seed): found}))

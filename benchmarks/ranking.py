@@ -65,14 +65,39 @@ KEPT = (
 )
 
 
-def benched(name: str, images: Path, tables: Path, runs: Path) -> dict[str, Any]:
-    """One case: what ``fbn bench`` said, without the single architectures."""
-    arguments = CASES[name].format(tables=tables).split()
-    command = [sys.executable, "-m", "fbn_deploy", "bench", *arguments, "--samples", "300"]
-    command += ["--data", str(images), "--run", str(runs / name), "--json"]
+def bench(arguments: str, given: argparse.Namespace, run: str, samples: int = 300) -> Any:
+    """What one ``fbn bench`` with these arguments said, in the run directory of that name."""
+    command = [sys.executable, "-m", "fbn_deploy", "bench"]
+    command += [*arguments.format(tables=given.tables).split(), "--samples", str(samples)]
+    command += ["--data", str(given.images), "--run", str(given.runs / run), "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where the figures come from."""
+    return {
+        "device": device_name(),
+        "threads": threads,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def arguments_parser(description: str | None, result: str) -> argparse.ArgumentParser:
+    """The options of every benchmark on the tables."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ranking"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / result)
+    return parser
+
+
+def benched(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """One case: what ``fbn bench`` said, without the single architectures."""
+    found = bench(CASES[name], given, name)
     return {"arguments": CASES[name], **{key: found[key] for key in KEPT}}
 
 
@@ -91,22 +116,11 @@ def table_of(cases: dict[str, Any]) -> Table:
 
 def main() -> None:
     """Runs the cases in turn."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--tables", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, default=Path("runs/ranking"))
+    parser = arguments_parser(__doc__, "ranking.json")
     parser.add_argument("--only", default=",".join(CASES))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/ranking.json")
     given = parser.parse_args()
-    machine = {
-        "device": device_name(),
-        "threads": 1,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
     cases = {
-        name: {"machine": machine, **benched(name, given.images, given.tables, given.runs)}
-        for name in given.only.split(",")
+        name: {"machine": machine(1), **benched(name, given)} for name in given.only.split(",")
     }
     Console().print(table_of(cases))
     before = read_json(given.out)["cases"] if given.out.exists() else {}

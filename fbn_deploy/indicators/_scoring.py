@@ -8,15 +8,13 @@ probe, and not on which indicators are asked for.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-
-import torch
+from collections.abc import Sequence
 
 from fbn_deploy.indicators._candidate import Candidate, Setting
 from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._observation import ProbeBatches
 from fbn_deploy.indicators._protocol import indicator
+from fbn_deploy.randomness import reproducible
 from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.supernet import Supernet
 
@@ -42,7 +40,7 @@ class Scoring:
         candidate = Candidate(self._setting, architecture)
         scores = {}
         for each in self.indicators:
-            with _reproducible(self._setting.device, self._setting.probe.seed):
+            with reproducible(self._setting.device, self._setting.probe.seed):
                 scores[each.name] = each.value(candidate)
         return scores
 
@@ -52,23 +50,3 @@ def score(
 ) -> dict[str, float]:
     """The indicators ``names`` of one architecture; for many, keep one ``Scoring``."""
     return Scoring(supernet, probe, names)(architecture)
-
-
-@contextlib.contextmanager
-def _reproducible(device: torch.device, seed: int) -> Iterator[None]:
-    cudnn = torch.backends.cudnn
-    was = cudnn.deterministic, cudnn.benchmark
-    devices = [device] if device.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        cudnn.deterministic, cudnn.benchmark = True, False
-        try:
-            yield
-        finally:
-            cudnn.deterministic, cudnn.benchmark = was

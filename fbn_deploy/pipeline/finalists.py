@@ -33,6 +33,11 @@ def number_of_finalists(asked: int | None, definition: SpaceDefinition) -> int:
     return FINALISTS if definition.has_trial else 0
 
 
+def number_tried(count: int, candidates: int) -> int:
+    """How many of ``candidates`` are ``count`` finalists, of whom there are a tenth at most."""
+    return min(count, math.ceil(SHARE * candidates))
+
+
 def trial_scorer(context: Context, space: SearchSpace) -> Scorer:
     """Architectures → ``trial_loss``, remembered in the run directory, shared by all processes."""
     settings = TrialSettings(seed=context.seed)
@@ -46,7 +51,7 @@ def with_finalists(
 ) -> Population:
     """``population`` with its best tried: ``count`` of them, but no more than a tenth of all,
     rounded up. Of fewer than three the mean of two ranks cannot change the order: none is tried."""
-    finalists = population.best(min(count, math.ceil(SHARE * len(population))))
+    finalists = population.best(number_tried(count, len(population)))
     if len(finalists) < LEAST:
         return population
     tried: dict[str, Mapping[str, float]] = {}

@@ -20,14 +20,13 @@ from torch import nn
 
 from fbn_deploy.data import ImageData, train_batches
 from fbn_deploy.errors import FBNError
-from fbn_deploy.randomness import start_step, states_kept
+from fbn_deploy.randomness import reproducible
 from fbn_deploy.retrain.network import subnet
 from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.choice import decisions
 from fbn_deploy.supernet.definition import SpaceDefinition
 
 LOSS = "trial_loss"
-_DRAWN = 7  # stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,7 @@ class Trial:
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         settings = self._settings
-        with (
-            states_kept(),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-            torch.backends.cudnn.flags(benchmark=False, deterministic=True),
-        ):
-            start_step(settings.seed, _DRAWN)
+        with reproducible(self._device, settings.seed):
             network = subnet(
                 self._definition,
                 architecture,
