@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,13 @@ def binding_budgets_ms(target: str, folder: Path) -> list[float]:
     return [round(ms, 3) for ms in ((least + median) / 2, median, (median + most) / 2)]
 
 
-def promised(target: str, budget_ms: float, seed: int, folder: Path) -> Promise | None:
-    """One whole deployment; None when the search refused its budget."""
+def promised(
+    target: str, budget_ms: float, seed: int, folder: Path, more: Sequence[str] = ()
+) -> Promise | None:
+    """One whole deployment, with ``more`` options; None when the search refused its budget."""
     run = RunDir(folder / f"run-{seed}")
     start_s = time.monotonic()
-    done = fbn("deploy", *SMALL, *SUBNET, "--seed", str(seed), "--target", target,
+    done = fbn("deploy", *SMALL, *SUBNET, *more, "--seed", str(seed), "--target", target,
                "--latency-budget", f"{target}:{budget_ms}ms", "--run", str(run.path),
                cache=folder / "cache")  # fmt: skip
     if done.returncode == NO_BUDGET_MEETS:

@@ -22,6 +22,7 @@ from fbn_deploy.data import ImageData, load_data
 from fbn_deploy.errors import FBNError
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.course import Course
+from fbn_deploy.retrain.growth import growing, takes_other_sizes
 from fbn_deploy.retrain.objective import objective
 from fbn_deploy.retrain.recipes import RECIPES, Recipe, recipe
 from fbn_deploy.retrain.schedule import rate_setter
@@ -345,3 +346,55 @@ def test_example_inputs_of_a_teacher_are_never_read(digits: ImageData, tmp_path:
             inputs = "/data/sample_inputs/" in name
             written.writestr(name, b"cos\nabort\n(tR." if inputs else source.read(name))
     assert teacher(str(marked), digits, CPU) is not None
+
+
+def test_images_grow_to_their_full_size_and_small_ones_keep_it() -> None:
+    resolution = growing(0.5, 160, 100)
+    assert [resolution(step) for step in (0, 20, 40, 60, 79, 80, 99)] == [
+        80, 96, 128, 144, 160, 160, 160,
+    ]  # fmt: skip
+    assert {growing(0.25, 160, 100)(0), growing(0.25, 64, 100)(0)} == {64}
+    assert {growing(0.5, 32, 10)(step) for step in range(10)} == {32}
+    assert {growing(1.0, 150, 10)(step) for step in range(10)} == {150}
+
+
+def test_a_network_of_one_input_size_is_told_from_one_of_any_and_left_as_it_was() -> None:
+    images = torch.rand(2, 3, 96, 96)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 2))
+    assert not takes_other_sizes(flat, images, 64)
+    assert takes_other_sizes(flat, images, 96)
+    any_size = Small()
+    before = {name: tensor.clone() for name, tensor in any_size.state_dict().items()}
+    assert takes_other_sizes(any_size, images, 64)
+    assert any_size.training
+    assert all(torch.equal(before[name], now) for name, now in any_size.state_dict().items())
+
+
+class Saying(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_training_on_growing_images_sees_them_and_says_where_it_cannot(
+    flat: bool, tmp_path: Path
+) -> None:
+    data = load_data(resolution=96, seed=0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 10)) if flat else small()
+    sizes: list[int] = []
+    network.register_forward_pre_hook(
+        lambda module, given: sizes.append(given[0].shape[-1]) if module.training else None
+    )
+    reporter = Saying()
+    retrain(
+        network, data, RetrainSettings(recipe("quick", {"epochs": 0.5, "grow_from": 0.5})),
+        checkpoint=tmp_path / "partial", best=tmp_path / "best", about={}, reporter=reporter,
+    )  # fmt: skip
+    assert sorted(set(sizes)) == ([96] if flat else [64, 80, 96])
+    assert sizes == sorted(sizes)
+    assert any("one size only" in text for text in reporter.said) == flat

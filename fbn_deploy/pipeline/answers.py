@@ -165,6 +165,10 @@ class Coster:
         return self.latencies[budget.target].cost_ms(architecture)
 
     @property
+    def space(self) -> SearchSpace:
+        return self._supernet.space
+
+    @property
     def measures(self) -> bool:
         """Whether every budgeted target is here, so that a winner can be measured on it."""
         return all(latency.meter is not None for latency in self.latencies.values())

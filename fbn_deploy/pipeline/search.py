@@ -10,6 +10,7 @@ from typing import Any
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.indicators import composite_rank, needs_training
+from fbn_deploy.pipeline.aim import stretches
 from fbn_deploy.pipeline.answers import Coster, scorers
 from fbn_deploy.pipeline.confirm import confirmed_winner
 from fbn_deploy.pipeline.context import Context
@@ -21,8 +22,9 @@ from fbn_deploy.pipeline.train import trained_supernet
 from fbn_deploy.progress import Task
 from fbn_deploy.search import algorithms
 from fbn_deploy.search.budgets import Budget
+from fbn_deploy.search.candidates import Costs
 from fbn_deploy.search.problem import Problem, Progress
-from fbn_deploy.search.survey import Survey, sample_distinct, survey
+from fbn_deploy.search.survey import sample_distinct, survey
 from fbn_deploy.space import Architecture, SearchSpace
 
 SURVEYED = 24  # architectures that show what the budget means
@@ -65,9 +67,11 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     started = time.monotonic()
     coster.latencies.update(latency_sources(context, settings, supernet, coster))
     tabled = time.monotonic()
-    seen = _survey(supernet.space, settings.budgets, coster, context)
+    surveyed = _surveyed(supernet.space, settings.budgets, coster, context)
+    seen = survey(settings.budgets, [costs for _, costs in surveyed])
     reporter.say(seen.text())
-    surveyed = time.monotonic()
+    stretch = stretches(settings.budgets, surveyed, coster.latencies, coster.deployed, reporter)
+    aimed = time.monotonic()
 
     with reporter.task("Searching", settings.candidates, "candidates") as task:
         outcome = algorithms.load(settings.algorithm, settings.candidates).run(
@@ -75,7 +79,9 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
             Problem(
                 score=scorer,
                 rank=lambda scores: composite_rank(settings.indicator, scores),
-                cost=coster,
+                cost=lambda candidate, budget: (
+                    coster(candidate, budget) * stretch.get(budget.cost, 1.0)
+                ),
                 budgets=settings.budgets,
                 progress=lambda progress: _show(task, progress),
             ),
@@ -95,14 +101,14 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     seconds = {
         "train": round(trained.seconds, 3),
         "table": round(tabled - started, 3),
-        "survey": round(surveyed - tabled, 3),
-        "search": round(searched - surveyed, 3),
+        "survey": round(aimed - tabled, 3),
+        "search": round(searched - aimed, 3),
         "trial": round(tried - searched, 3),
         "confirm": round(time.monotonic() - tried, 3),
         "latency": round(sum(each.seconds for each in coster.latencies.values()), 3),
     }
     found = search_content(
-        context, settings, coster, outcome, seen, winner, confirmations, seconds, supernet.space
+        context, settings, coster, outcome, seen, stretch, winner, confirmations, seconds
     )
     write_json(run.search, found)
     job.share(found)
@@ -146,16 +152,18 @@ def _texts(settings: Mapping[str, Any]) -> str:
     )
 
 
-def _survey(
+def _surveyed(
     space: SearchSpace, budgets: Sequence[Budget], coster: Coster, context: Context
-) -> Survey:
+) -> list[tuple[Architecture, Costs]]:
+    """Sampled architectures and what they cost under each budget."""
     sample = sample_distinct(space, SURVEYED, context.seed)
-    costs = []
+    found: list[tuple[Architecture, Costs]] = []
     with context.reporter.task("What the budget means here", len(sample), "networks") as task:
         for number, architecture in enumerate(sample, 1):
-            costs.append({budget.cost: coster(architecture, budget) for budget in budgets})
+            costs = {budget.cost: coster(architecture, budget) for budget in budgets}
+            found.append((architecture, costs))
             task.update(number)
-    return survey(budgets, costs)
+    return found
 
 
 def _show(task: Task, progress: Progress) -> None:

@@ -26,13 +26,13 @@ def search_content(
     coster: Coster,
     outcome: Outcome,
     seen: Survey,
+    stretch: Mapping[str, float],
     winner: Candidate,
     confirmations: Mapping[str, Confirmation],
     seconds: Mapping[str, float],
-    space: SearchSpace,
 ) -> dict[str, Any]:
     """What ``search.json`` holds of a search that found ``winner``."""
-    population = outcome.population
+    space, population = coster.space, outcome.population
     ranked = population.ranked()
     candidates = [
         _entry(space, coster, candidate, rank, settings.target) for rank, candidate in ranked
@@ -49,7 +49,7 @@ def search_content(
         "seed": context.seed,
         "budgets": [budget.to_json() for budget in settings.budgets],
         "settings": settings.as_json(),
-        "survey": seen.to_json(),
+        "survey": {**seen.to_json(), "stretch": dict(stretch)},
         "tally": {**asdict(outcome.tally), "ending": outcome.ending},
         "candidates": candidates,
         "pareto": {

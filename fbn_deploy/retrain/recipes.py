@@ -48,6 +48,9 @@ class Recipe:
     color_jitter: float = 0.0
     auto_augment: str = ""
     """A policy of timm's for ``timm``: ``rand-m9-mstd0.5-inc1``, ``original``, …"""
+    grow_from: float = 1.0
+    """Share of the resolution at which training begins (``retrain/growth.py``); images of 64
+    pixels or less keep their size."""
     random_erasing: float = 0.0
     """Probability with which a rectangle of the image is blanked."""
     cutout: float = 0.0
@@ -79,11 +82,12 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "quick": Recipe(
         "a first result within minutes, on small sets",
-        epochs=12,
+        epochs=20,
         batch_size=32,
         learning_rate=0.05,
         warmup_epochs=1,
         label_smoothing=0.1,
+        grow_from=0.5,
     ),
     # Dong and Yang 2020, table 1 ("H"): the training behind NAS-Bench-201's 200-epoch figures.
     "nasbench201": Recipe(
@@ -209,6 +213,8 @@ def _check(chosen: Recipe) -> None:
         mistakes.append(
             f"A batch of {chosen.batch_size} images cannot pass in {chosen.accumulate} equal parts."
         )
+    if not 0 < chosen.grow_from <= 1:
+        mistakes.append(f"grow_from is above 0 and at most 1, not {chosen.grow_from:g}.")
     if chosen.distill_temperature <= 0 or not 0 < chosen.crop_scale <= 1:
         mistakes.append("distill_temperature is above 0, and crop_scale above 0 and at most 1.")
     if chosen.augmentation != "timm" and (chosen.color_jitter or chosen.auto_augment):

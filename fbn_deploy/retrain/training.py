@@ -21,6 +21,7 @@ from fbn_deploy.progress import Reporter
 from fbn_deploy.randomness import start_step, states_kept
 from fbn_deploy.retrain.course import Course
 from fbn_deploy.retrain.evaluation import accuracy
+from fbn_deploy.retrain.growth import growing, resized, takes_other_sizes
 from fbn_deploy.retrain.network import add_auxiliary, remove_auxiliary, set_drop_path
 from fbn_deploy.retrain.objective import mixing, objective
 from fbn_deploy.retrain.recipes import DEFAULT, Recipe, as_json
@@ -101,16 +102,16 @@ def retrain(
         steps = max(1, round(chosen.epochs * batches.steps_per_epoch))
         optimizer = _optimizer(network, chosen)
         parts = _parts(chosen, job)
-        passes, gradients_stay = _distributed(
-            network, device, data.normalize(split.batch([0, 1])), settings.sync_bn, job
-        )
+        example = data.normalize(split.batch([0, 1])).to(device)
+        passes, gradients_stay = _distributed(network, device, example, settings.sync_bn, job)
         mix = mixing(chosen, len(data.classes))
+        resolution = _resolution(network, example, chosen, steps, reporter)
 
         def backward(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
             start_step(settings.seed, _STEP, step, job.rank)
             if chosen.drop_path:
                 set_drop_path(network, chosen.drop_path * step / steps)
-            images, targets = _blanked(images), labels
+            images, targets = _blanked(resized(images, resolution(step))), labels
             if mix is not None:
                 images, targets = mix(images, labels)
             losses = []
@@ -214,6 +215,18 @@ def _optimizer(network: nn.Module, chosen: Recipe) -> torch.optim.Optimizer:
     return optimizer
 
 
+def _resolution(
+    network: nn.Module, example: torch.Tensor, chosen: Recipe, steps: int, reporter: Reporter
+) -> Callable[[int], int]:
+    """Step → resolution of its images."""
+    full = example.shape[-1]
+    resolution = growing(chosen.grow_from, full, steps)
+    if takes_other_sizes(network, example, resolution(0)):
+        return resolution
+    reporter.say("This network takes images of one size only: grow_from is left out.")
+    return growing(1.0, full, steps)
+
+
 def _blanking(chosen: Recipe, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
     """timm's random erasing of normalised images, in the data's mean colour; cutout (DeVries and
     Taylor 2017) is its square of one size, which here lies wholly within the image."""
@@ -256,7 +269,7 @@ def _distributed(
     does not). Running statistics are the first process's, as DistributedDataParallel has it."""
     if job.size == 1:
         return network, contextlib.nullcontext
-    unused = _has_unused(network, example.to(device))
+    unused = _has_unused(network, example)
     if sync_bn:
         synchronise_batchnorm(network, job)
     wrapped = nn.parallel.DistributedDataParallel(

@@ -1,0 +1,162 @@
+"""Budgets under foreign load: whether winners hold theirs when the machine is quiet again.
+
+    python benchmarks/searches_loaded.py [--searches 50] [--targets onnxruntime-cpu openvino-cpu]
+                                         [--out benchmarks/results/searches_loaded.json]
+
+Every search is a whole ``fbn deploy --predictor table`` on digits in a process of its own, with
+another seed and a budget drawn log-uniformly from the fastest to the slowest network of a survey,
+the targets taking turns. Meanwhile another process computes for 0.5 to 8 s and rests for 1 to 15 s,
+again and again, so that a third of the time it shares a core. When all searches are done it ends,
+and ``fbn profile RUN`` in a fresh process measures each winner twice.
+
+Stated: winners over their budget; how much of the budget the winner uses, and how many use 90 %,
+among the searches that scored a candidate of at least 90 % of the budget; which share of a
+deployment's time went to latency (the first search of a target measures its table).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from searches import SMALL, SUBNET, Promise, binding_budgets_ms, profiled, promised
+
+from fbn_deploy.files import read_json, write_json
+from fbn_deploy.latency.record import utc_now
+from fbn_deploy.rundir import RunDir
+from fbn_deploy.targets import ready_target
+
+BY_TABLE = ["--predictor", "table"]
+FULL = 0.9  # of the budget
+_BUSY = """
+import random, time
+rng = random.Random(0)
+while True:
+    end = time.monotonic() + rng.uniform(0.5, 8)
+    while time.monotonic() < end:
+        sum(range(10_000))
+    time.sleep(rng.uniform(1, 15))
+"""
+
+
+@contextlib.contextmanager
+def foreign_load() -> Iterator[None]:
+    """Somebody else computes on the machine now and then."""
+    process = subprocess.Popen([sys.executable, "-c", _BUSY])
+    try:
+        yield
+        if process.poll() is not None:
+            raise RuntimeError("The foreign load ended before the searches did.")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def drawn_budget_ms(seed: int, least: float, most: float) -> float:
+    return round(math.exp(random.Random(seed).uniform(math.log(least), math.log(most))), 3)
+
+
+def judged(promise: Promise) -> dict[str, Any]:
+    content = read_json(promise.run.search)
+    timing = content["timing"]
+    entries = [each["costs"]["latency_ms"] for each in content["candidates"]]
+    predicted = [each["predicted"] or each["measured"] for each in entries]
+    later = [record.value_ms for record in promise.profiles]
+    return {
+        **promise.as_json(),
+        "stretch": next(iter(content["survey"]["stretch"].values())),
+        "rank_of_winner": 1 + sum(
+            each["rank"] < content["best"]["rank"] for each in content["candidates"]
+        ),
+        "used": statistics.median(later) / promise.budget_ms,
+        "promised_share": promise.confirmed["upper_ms"] / promise.budget_ms,
+        "candidate_near": any(ms >= FULL * promise.budget_ms for ms in predicted if ms),
+        "over": max(later) > promise.budget_ms,
+        "latency_share": timing["latency"] / promise.seconds,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--searches", type=int, default=50)
+    parser.add_argument("--targets", nargs="+", default=["onnxruntime-cpu", "openvino-cpu"])
+    default = Path(__file__).parent / "results/searches_loaded.json"
+    parser.add_argument("--out", type=Path, default=default)
+    said = parser.parse_args()
+    console = Console(width=130)
+    targets = [ready_target(name) for name in said.targets]
+    started, refused = time.monotonic(), 0
+    promises: list[Promise] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        spans = {}
+        for each in targets:
+            binding_budgets_ms(each.name, folder)
+            survey = read_json(RunDir(folder / f"survey-{each.name}").search)["survey"]
+            spans[each.name] = (survey["ranges"][0]["least"], survey["ranges"][0]["most"])
+            console.print(f"{each.name}: {spans[each.name]} ms surveyed")
+        with foreign_load():
+            for seed in range(said.searches):
+                target = said.targets[seed % len(said.targets)]
+                budget_ms = drawn_budget_ms(seed, *spans[target])
+                promise = promised(target, budget_ms, seed, folder, BY_TABLE)
+                if promise is None:
+                    refused += 1
+                    console.print(f"seed {seed}: {target} {budget_ms:g} ms is met by nothing")
+                    continue
+                promises.append(promise)
+                console.print(
+                    f"seed {seed}: {target} {budget_ms:g} ms, promised "
+                    f"{promise.confirmed['upper_ms']:.3f} ms ({promise.seconds:.0f} s)"
+                )
+        for _ in range(2):
+            for promise in promises:
+                promise.profiles.append(profiled(promise, folder / "cache"))
+        rows = [judged(promise) for promise in promises]
+    near = [row for row in rows if row["candidate_near"]]
+    summary = {
+        "searches": said.searches,
+        "refused": refused,
+        "winners": len(rows),
+        "over_budget": sum(row["over"] for row in rows),
+        "largest_share_of_budget": max(max(r["profiles_ms"]) / r["budget_ms"] for r in rows),
+        "median_used": statistics.median(row["used"] for row in rows),
+        "median_promised": statistics.median(row["promised_share"] for row in rows),
+        "with_a_candidate_near": len(near),
+        "of_these_using_90_percent": sum(row["used"] >= FULL for row in near),
+        "of_these_promising_90_percent": sum(row["promised_share"] >= FULL for row in near),
+        "median_rank_of_winner": statistics.median(row["rank_of_winner"] for row in rows),
+        "median_latency_share": statistics.median(row["latency_share"] for row in rows),
+        "median_seconds": statistics.median(row["seconds"] for row in rows),
+    }
+    result = {
+        "schema": 1,
+        "date": utc_now(),
+        "device": targets[0].device(),
+        "versions": {k: v for target in targets for k, v in target.versions().items()},
+        "load_at_end": os.getloadavg()[0],
+        "command": " ".join(["fbn", "deploy", *SMALL, *SUBNET, *BY_TABLE]),
+        "surveyed_ms": {name: list(span) for name, span in spans.items()},
+        "summary": summary,
+        "seconds": time.monotonic() - started,
+        "rows": rows,
+    }
+    write_json(said.out, result)
+    for name, value in summary.items():
+        console.print(f"{name:<30} {value if isinstance(value, int) else round(value, 3)}")
+
+
+if __name__ == "__main__":
+    main()

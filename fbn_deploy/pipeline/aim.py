@@ -1,0 +1,73 @@
+"""What a search aims at under a latency budget: a little less than the budget itself.
+
+A winner is held to its worst round in any of three processes, and to a slow day
+(``latency/meter.py``); a candidate's cost is a median, or predicted from medians that are minutes
+old. Candidates just below the budget would therefore be scored and then fail one after the other,
+at several seconds each. So one surveyed network near the budget is measured with care first, and
+candidates are held to as much more than their cost as that one took.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fbn_deploy.pipeline.latency import Latency
+from fbn_deploy.progress import Reporter
+from fbn_deploy.search.budgets import Budget
+from fbn_deploy.search.candidates import Costs
+from fbn_deploy.space import Architecture
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    Deployed = Callable[[Architecture], onnx_ir.Model]
+
+MOST = 1.25  # more would be a moment of the machine, not a margin
+
+
+def stretches(
+    budgets: Sequence[Budget],
+    surveyed: Sequence[tuple[Architecture, Costs]],
+    latencies: Mapping[str, Latency],
+    deployed: Deployed,
+    reporter: Reporter,
+) -> dict[str, float]:
+    """Cost name → what a careful measurement gives for one surveyed network, as a multiple of its
+    cost: from 1 to 1.25. For latencies on targets that are here; 1 where somebody else computed on
+    the core all the while."""
+    here = [each for each in budgets if each.target and latencies[each.target].meter]
+    found: dict[str, float] = {}
+    if not here:
+        return found
+    with reporter.task("What can be promised here", len(here), "networks") as task:
+        for number, budget in enumerate(here, 1):
+            found[budget.cost] = _stretch(budget, surveyed, latencies, deployed)
+            task.update(number)
+    for budget in here:
+        stretch = found[budget.cost]
+        if stretch > 1:
+            reporter.say(
+                f"Measured with care, a network takes {stretch:.3f} times as long here: candidates "
+                f"of up to {budget.amount_of(budget.limit / stretch)} are looked for."
+            )
+    return found
+
+
+def _stretch(
+    budget: Budget,
+    surveyed: Sequence[tuple[Architecture, Costs]],
+    latencies: Mapping[str, Latency],
+    deployed: Deployed,
+) -> float:
+    assert budget.target is not None, "A latency budget without a target."
+    meter = latencies[budget.target].meter
+    assert meter is not None, "Only a target that is here is measured on."
+    architecture, costs = min(
+        surveyed, key=lambda each: abs(math.log(each[1][budget.cost] / budget.limit))
+    )
+    confirmation = meter.confirm_in_fresh_process(deployed(architecture), processes=1)
+    if confirmation.crowded_out:  # kept all the same: the same search finds the same again
+        return 1.0
+    return min(MOST, max(1.0, confirmation.upper_ms / costs[budget.cost]))

@@ -1,0 +1,51 @@
+"""Progressive resizing: training begins on small images, which cost less, and ends on full ones
+(Tan and Le 2021, "EfficientNetV2: Smaller Models and Faster Training", section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+SMALLEST = 64  # pixels; images of this size or less are never made smaller
+_MULTIPLE = 16
+_GROWING = 0.8  # of the steps; the rest, at the lowest rates, sees the images as they will be used
+
+
+def growing(start: float, resolution: int, steps: int) -> Callable[[int], int]:
+    """Step → resolution in pixels: from ``start`` (a share of ``resolution``) it grows linearly,
+    in multiples of 16, until it reaches ``resolution`` after four fifths of ``steps``."""
+    smallest = min(resolution, max(SMALLEST, start * resolution))
+
+    def at(step: int) -> int:
+        share = step / (_GROWING * steps)
+        if share >= 1 or smallest == resolution:
+            return resolution
+        pixels = smallest + share * (resolution - smallest)
+        return min(resolution, _MULTIPLE * round(pixels / _MULTIPLE))
+
+    return at
+
+
+def resized(images: torch.Tensor, resolution: int) -> torch.Tensor:
+    """``(B, 3, R, R)`` at another R, filtered so that a smaller one has no aliases."""
+    if images.shape[-1] == resolution:
+        return images
+    return nn.functional.interpolate(
+        images, size=(resolution, resolution), mode="bilinear", antialias=True
+    )
+
+
+def takes_other_sizes(network: nn.Module, images: torch.Tensor, resolution: int) -> bool:
+    """Whether ``network`` can pass ``images`` at ``resolution``: one that flattens its features
+    before a linear layer cannot. Nothing of it is changed."""
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(resized(images, resolution))
+    except RuntimeError:
+        return False
+    finally:
+        network.train(training)
+    return True
