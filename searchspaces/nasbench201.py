@@ -22,6 +22,7 @@ from fbn_deploy.supernet.ops import ReLUConvBN, Zero
 
 OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (node, its input)
+PROXY = {"cells": 1, "channels": 32}
 TRIAL = {"cells": 1}
 EXAMPLE = "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|skip_connect~0|none~1|avg_pool_3x3~2|"
 

@@ -22,6 +22,7 @@ OPS = ("identity", "mb3_k3", "mb6_k5")  # digits 0, 1, 2
 LAYERS = (2, 3, 3)  # of each stage
 NAMES = [[f"stage{s}.{i}" for i in range(n)] for s, n in enumerate(LAYERS, 1)]
 EXAMPLE = "12021012"
+PROXY = {"width": 0.5}
 
 
 def network(num_classes: int, resolution: int = 32, width: float = 1.0) -> nn.Module:

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.alone  # Its budgets lie close to latencies that are measured.
-
 TINY = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resolution", "16"]
 QUICK = ["--epochs", "0.5", "--candidates", "6", "--probe-size", "16", "--probe-batches", "2",
          "--finalists", "0"]  # fmt: skip

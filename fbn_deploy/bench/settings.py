@@ -20,7 +20,7 @@ class BenchSettings:
     """``architecture_column`` may be several names with commas between, whose texts are joined by
     a space (NAS-Bench-101: matrix and ops). ``latency_column`` is in ms. ``architectures`` takes
     the place of a sample, ``supernet`` that of training. ``probe_batches`` × ``probe_size`` images
-    see a candidate."""
+    see a candidate, in the small skeleton of the space (``proxy``) as long as none is trained."""
 
     table: Path
     architecture_column: str
@@ -35,6 +35,7 @@ class BenchSettings:
     plots: Path | None = None
     probe_batches: int = 4
     probe_size: int = 64
+    proxy: bool = True
 
     def checked(self) -> Asked:
         """The files read and the texts understood; all mistakes in one ``FBNError``."""

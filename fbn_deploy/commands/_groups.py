@@ -96,6 +96,7 @@ class SearchOptions:
     indicator: options.IndicatorName = "cpi"
     probe_batches: options.ProbeBatches = 4
     probe_size: options.ProbeSize = 64
+    proxy: options.Proxy = True
     predictor: options.PredictorName = "auto"
     latency_table: options.LatencyTables = None
 
@@ -128,6 +129,7 @@ class SearchOptions:
             indicator=self.indicator,
             probe_batches=self.probe_batches,
             probe_size=self.probe_size,
+            proxy=self.proxy,
             predictor=self.predictor,
             latency_tables=tuple(str(path.absolute()) for path in self.latency_table or []),
         ).resolved()

@@ -121,6 +121,13 @@ Finalists = Annotated[
 IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]
 ProbeBatches = Annotated[int, typer.Option("--probe-batches", help="Batches that score one.")]
 ProbeSize = Annotated[int, typer.Option("--probe-size", help="Images in each of them.")]
+Proxy = Annotated[
+    bool,
+    typer.Option(
+        "--proxy/--no-proxy",
+        help="Score untrained candidates in the small skeleton that the space names, if it does.",
+    ),
+]
 RecipeName = Annotated[str, typer.Option("--recipe", help="How the subnet is trained.")]
 PredictorName = Annotated[
     str,

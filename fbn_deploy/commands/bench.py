@@ -18,6 +18,7 @@ from fbn_deploy.commands._options import (
     Plots,
     ProbeBatches,
     ProbeSize,
+    Proxy,
     Samples,
     SupernetFile,
     Table,
@@ -45,6 +46,7 @@ def command(
     plots: Plots = None,
     probe_batches: ProbeBatches = 4,
     probe_size: ProbeSize = 64,
+    proxy: Proxy = True,
     json_output: Json = False,
 ) -> None:
     """Judges indicators by a table of trained accuracies."""
@@ -68,6 +70,7 @@ def command(
         plots=plots,
         probe_batches=probe_batches,
         probe_size=probe_size,
+        proxy=proxy,
     ).checked()
     context = opened(about.run, about.given(), quiet=json_output)
     found = bench(context, asked)

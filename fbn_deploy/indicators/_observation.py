@@ -13,6 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
+from torch import nn
 
 from fbn_deploy.data import ImageData, sample_indices
 from fbn_deploy.indicators._codes import code_kernel_collected
@@ -33,6 +34,13 @@ class ProbeBatches:
     labels: torch.Tensor
     anchors: int
     seed: int = 0
+
+    def reduced(self, factor: int) -> ProbeBatches:
+        """The same batches at a ``factor``-th of their resolution: means of squares of pixels."""
+        if factor == 1:
+            return self
+        images = tuple(nn.functional.avg_pool2d(batch, factor) for batch in self.images)
+        return replace(self, images=images)
 
     def to(self, device: torch.device) -> ProbeBatches:
         """The same batches on ``device``."""

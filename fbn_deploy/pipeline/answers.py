@@ -94,9 +94,13 @@ def scorers(
     size: int,
 ) -> dict[str, Scorer]:
     """Name of an indicator or composite → its scorer, for a supernet that ``trained`` (settings,
-    or a hash) identifies. All see the same ``batches`` × ``size`` images."""
+    or a hash) identifies. All see the same ``batches`` × ``size`` images, at the resolution of
+    ``supernet``."""
     probe = probe_batches(context.data, batches=batches, batch_size=size, seed=context.seed)
+    probe = probe.reduced(context.data.resolution // supernet.definition.resolution)
     identity = {**context.identity, "supernet": trained, "probe": [batches, size]}
+    if supernet.definition != context.definition:
+        identity["proxy"] = supernet.definition.as_json()
     return {
         name: Scorer(
             Scoring(supernet, probe, indicators_of(name)),

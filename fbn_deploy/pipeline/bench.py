@@ -135,8 +135,14 @@ def _supernet(context: Context, asked: Asked) -> tuple[Supernet, dict[str, Any],
     if file is None:
         trained = trained_supernet(context, needed=needs_training(asked.settings.indicators))
         settings = trained.settings.as_json()
-        story = {"settings": settings, "bn": context.bn, "seconds": trained.seconds}
-        return trained.supernet, story, settings
+        supernet = trained.scored_in(context, proxy=asked.settings.proxy)
+        story = {
+            "settings": settings,
+            "bn": context.bn,
+            "seconds": trained.seconds,
+            "scored_in": supernet.definition.as_json(),
+        }
+        return supernet, story, settings
     supernet, about = loaded_supernet(context, file)
     context.reporter.say(f"Supernet: {file}")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -38,7 +38,8 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     """
     run, reporter, job = context.run, context.reporter, context.job
     finalists = number_of_finalists(settings.finalists, context.definition)
-    settings = dataclasses.replace(settings, finalists=finalists)
+    proxy = settings.proxy and context.definition.proxy != context.definition
+    settings = dataclasses.replace(settings, finalists=finalists, proxy=proxy)
     if job.is_first:
         settings = settings.resolved()
     stored: dict[str, Any] | None = job.share(_stored(context, settings) if job.is_first else None)
@@ -47,9 +48,10 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         return stored
     trained = trained_supernet(context, needed=needs_training([settings.indicator]))
     supernet = trained.supernet
+    scored_in = trained.scored_in(context, proxy=settings.proxy)
     scorer = scorers(
         context,
-        supernet,
+        scored_in,
         trained.settings.as_json(),
         [settings.indicator],
         batches=settings.probe_batches,
@@ -110,6 +112,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     found = search_content(
         context, settings, coster, outcome, seen, stretch, winner, confirmations, seconds
     )
+    found["scored_in"] = scored_in.definition.as_json()
     write_json(run.search, found)
     job.share(found)
     return found
@@ -133,7 +136,7 @@ def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise FBNError(f"{path} is no search result of schema {SCHEMA}; move it away.")
     # Settings that did not exist when it was written.
-    former = SearchSettings((), finalists=0).as_json()
+    former = SearchSettings((), finalists=0, proxy=False).as_json()
     if {**former, **content["settings"]} != settings.as_json():
         raise FBNError(
             f"{path} holds the result of another search ({_texts(content['settings'])}); it was "

@@ -37,6 +37,9 @@ class SearchSettings:
     """So many of the best candidates, a tenth of all (rounded up) at most, are trained briefly and
     ordered anew (``finalists.py``); None: as many as the space affords."""
 
+    proxy: bool = True
+    """Whether untrained candidates are scored in the small skeleton that the space names."""
+
     def resolved(self) -> SearchSettings:
         """With every latency budget on a target that exists and is ready; checked throughout."""
         if not self.budgets:

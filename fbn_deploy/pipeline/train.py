@@ -22,6 +22,23 @@ class Trained:
     settings: SupernetSettings
     seconds: float
 
+    def scored_in(self, context: Context, *, proxy: bool = True) -> Supernet:
+        """Where indicators are read: in the supernet itself once it is trained, and as long as it
+        is not, in the small skeleton that the space names for it (``PROXY``), if ``proxy``."""
+        space, classes = context.definition, len(context.data.classes)
+        if not proxy or self.settings.epochs != 0 or space.proxy == space:
+            return self.supernet
+        small = space.in_small(space.proxy, "PROXY", classes)
+        found = build_supernet(small, classes, bn=context.bn, seed=context.seed)
+        for parameter in found.network.parameters():
+            parameter.requires_grad_(False)
+        changed = [f"{k}={v}" for k, v in small.options.items() if v != space.options[k]]
+        context.reporter.say(
+            "Untrained candidates are scored in the small skeleton of the space: "
+            f"{', '.join([*changed, f'{small.resolution}×{small.resolution} pixels'])}."
+        )
+        return found
+
 
 def trained_supernet(context: Context, *, needed: bool = True) -> Trained:
     """The supernet of the run, none of whose parameters takes gradients.

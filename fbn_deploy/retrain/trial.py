@@ -12,18 +12,16 @@ of the noise. For figures see ``benchmarks/finalists.py``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 from fbn_deploy.data import ImageData, train_batches
-from fbn_deploy.errors import FBNError
 from fbn_deploy.randomness import reproducible
 from fbn_deploy.retrain.network import subnet
 from fbn_deploy.space import Architecture
-from fbn_deploy.supernet.choice import decisions
 from fbn_deploy.supernet.definition import SpaceDefinition
 
 LOSS = "trial_loss"
@@ -62,7 +60,7 @@ class Trial:
         fair_bn: bool = True,
     ) -> None:
         self._data, self._settings, self._fair_bn = data, settings, fair_bn
-        self._definition = _small(definition, len(data.classes))
+        self._definition = definition.in_small(definition.trial, "TRIAL", len(data.classes))
         self._factor = data.resolution // self._definition.resolution
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -107,21 +105,3 @@ class Trial:
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             yield loss.detach()
-
-
-def _small(definition: SpaceDefinition, num_classes: int) -> SpaceDefinition:
-    """The definition in which candidates are tried; at the full resolution where the space takes
-    no half of it."""
-    small = definition.trial
-    try:
-        network = small.network(num_classes, 0)
-    except FBNError:
-        small = replace(small, resolution=definition.resolution)
-        network = small.network(num_classes, 0)
-    if decisions(network) != decisions(definition.network(num_classes, 0)):
-        raise FBNError(
-            f"TRIAL of the search space {definition.spec!r} changes its choices: the network with "
-            f"{dict(small.options)} must have the same ones. Name other options there, or leave "
-            "trials out with --finalists 0."
-        )
-    return small

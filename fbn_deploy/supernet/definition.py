@@ -9,8 +9,9 @@ NAS-Bench-101 depend on the topology), the file also defines
 ``subnet(architecture, num_classes, resolution, **options) -> nn.Module``. That network is then
 what is counted, measured, trained and exported; the supernet only ranks.
 
-``TRIAL`` maps options to the values that make a small skeleton of the same decisions, in which the
-best candidates of a search are trained briefly (``fbn_deploy.retrain.trial``).
+Two attributes map options to the values that make a small skeleton of the same decisions:
+``PROXY`` the one in which indicators are read as long as nothing is trained, ``TRIAL`` the one in
+which the best candidates of a search are trained briefly (``fbn_deploy.retrain.trial``).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from fbn_deploy.space import Architecture, SearchSpace
 from fbn_deploy.supernet.choice import decisions
 
 PACKAGE = "searchspaces"
-LEAST_TRIAL_PIXELS = 16
+LEAST_PIXELS = 16  # of a small skeleton
+SMALL = {"TRIAL": "--finalists 0", "PROXY": "--no-proxy"}  # attribute → how to do without it
 GIVEN = ("num_classes", "resolution")  # what every space is given; the rest are its own options
 
 
@@ -76,9 +78,49 @@ class SpaceDefinition:
     def trial(self) -> SpaceDefinition:
         """The same decisions in a network that is trained quickly: the file's ``TRIAL`` options,
         whatever was said for them, and half the resolution unless that is below 16 pixels."""
-        options = {**self.options, **getattr(self.module, "TRIAL", {})}
-        halved = self.resolution % 2 == 0 and self.resolution >= 2 * LEAST_TRIAL_PIXELS
-        return replace(self, resolution=self.resolution // (1 + halved), options=options)
+        return self._small(getattr(self.module, "TRIAL", {}))
+
+    @property
+    def proxy(self) -> SpaceDefinition:
+        """The same decisions in the network in which untrained candidates are ranked: the file's
+        ``PROXY`` options where nothing else was said for them, and half the resolution unless
+        that is below 16 pixels. This definition itself where the file has no ``PROXY``."""
+        if not hasattr(self.module, "PROXY"):
+            return self
+        parameters = inspect.signature(self.module.network).parameters
+        return self._small(
+            {
+                name: value
+                for name, value in self.module.PROXY.items()
+                if self.options.get(name) == parameters[name].default
+            }
+        )
+
+    def _small(self, options: Mapping[str, Any]) -> SpaceDefinition:
+        halved = self.resolution % 2 == 0 and self.resolution >= 2 * LEAST_PIXELS
+        return replace(
+            self,
+            resolution=self.resolution // (1 + halved),
+            options={**self.options, **options},
+        )
+
+    def in_small(self, small: SpaceDefinition, attribute: str, num_classes: int) -> SpaceDefinition:
+        """``small``, at the full resolution where the space takes no half of it.
+
+        Raises ``FBNError`` when its network has other choices; ``attribute`` is what to mend.
+        """
+        try:
+            network = small.network(num_classes, 0)
+        except FBNError:
+            small = replace(small, resolution=self.resolution)
+            network = small.network(num_classes, 0)
+        if decisions(network) != decisions(self.network(num_classes, 0)):
+            raise FBNError(
+                f"{attribute} of the search space {self.spec!r} changes its choices: the network "
+                f"with {dict(small.options)} must have the same ones. Name other options there, or "
+                f"leave it out with {SMALL[attribute]}."
+            )
+        return small
 
     def _built(self, function: str, arguments: tuple[object, ...], seed: int) -> nn.Module:
         started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
