@@ -110,6 +110,15 @@ def test_nasbench201_networks_compute_the_same(cells, seed):
     assert report.batchnorm_after == 0
 
 
+def test_a_graph_that_is_given_away_folds_to_the_same_and_leaves_the_supernet_as_it_was(cells):
+    graphs = []
+    for copy in (True, False, True):
+        graph = closed(cells.graph, cells.architecture(0))
+        folded, _ = fold_affine(graph, copy=copy)
+        graphs.append(ir.to_proto(folded).SerializeToString(deterministic=True))
+    assert graphs[0] == graphs[1] == graphs[2]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_mobilenets_compute_the_same_and_keep_only_channels_that_s_stops(mobilenets, seed):
     folded, unfolded, report = mobilenets.errors(seed)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,6 +57,8 @@ class Cut:
 
     block: Block
     nodes: tuple[ir.Node, ...]
+    path: str
+    """The module path of its choice; empty outside of choices."""
 
 
 class Cutter:
@@ -73,11 +74,10 @@ class Cutter:
         live = _live(deployed)
         nodes = [node for node in deployed.graph if not live.isdisjoint(node.outputs)]
         groups = _components([(node, self._label(node, live)) for node in nodes])
-        return [Cut(_block(kind, nodes), nodes) for kind, nodes in groups]
-
-    def counts(self, deployed: ir.Model) -> dict[str, int]:
-        """Block key → how often the network has it."""
-        return dict(Counter(cut.block.key for cut in self(deployed)))
+        return [
+            Cut(_block(kind, nodes), nodes, place[:-1] if place in self._paths else "")
+            for (place, kind), nodes in groups
+        ]
 
     def _label(self, node: ir.Node, live: set[ir.Value]) -> tuple[str, str]:
         """Where the node belongs and its kind: (choice path, option), or fixed, or a join."""
@@ -110,8 +110,8 @@ def _live(model: ir.Model) -> set[ir.Value]:
 
 def _components(
     labelled: Sequence[tuple[ir.Node, tuple[str, str]]],
-) -> list[tuple[str, tuple[ir.Node, ...]]]:
-    """(kind, nodes) of the connected parts of each label, in the order of their first nodes."""
+) -> list[tuple[tuple[str, str], tuple[ir.Node, ...]]]:
+    """(label, nodes) of the connected parts of each label, in the order of their first nodes."""
     label = {id(node): where for node, where in labelled}
     parent = {id(node): id(node) for node, _ in labelled}
 
@@ -129,7 +129,7 @@ def _components(
     found: dict[int, list[ir.Node]] = {}
     for node, _ in labelled:
         found.setdefault(root(id(node)), []).append(node)
-    return [(label[id(nodes[0])][1], tuple(nodes)) for nodes in found.values()]
+    return [(label[id(nodes[0])], tuple(nodes)) for nodes in found.values()]
 
 
 def _block(kind: str, nodes: tuple[ir.Node, ...]) -> Block:

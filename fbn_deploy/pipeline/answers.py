@@ -191,4 +191,4 @@ class Coster:
             with self._reporter.task("Exporting the supernet once for all candidates", 1, "graphs"):
                 self._graph = candidate_graphs(self._supernet, self._batch)
         graph = self._graph(architecture)
-        return fold_affine(graph, as_convolution=self._as_convolution)[0]
+        return fold_affine(graph, as_convolution=self._as_convolution, copy=False)[0]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fbn_deploy.errors import FBNError
-from fbn_deploy.latency.blocks import Cutter
 from fbn_deploy.latency.blocktable import LatencyTable
 from fbn_deploy.latency.cache import LatencyCache
+from fbn_deploy.latency.counting import Counting
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.predictor import MIN_PROBES
 from fbn_deploy.pipeline.answers import Coster
@@ -15,7 +15,7 @@ from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.latency import Latency, Predicted, pays, table_for, whole_or_predicted
 from fbn_deploy.pipeline.parts import PROBES, Parts, parts_of
 from fbn_deploy.pipeline.search_settings import SearchSettings
-from fbn_deploy.supernet.choice import choices
+from fbn_deploy.supernet.choice import decisions_of_choices
 from fbn_deploy.supernet.supernet import Supernet
 from fbn_deploy.targets import ready_target
 
@@ -34,7 +34,7 @@ def latency_sources(
     }
     here = [target for target in targets if target not in tables]
     parts = _parts(settings, supernet, coster, context) if here else None
-    cutter = Cutter(choices(supernet.network))
+    counting = Counting(decisions_of_choices(supernet.network), coster.deployed)
     cache = LatencyCache() if here else None
     found: dict[str, Latency] = {}
     for target in targets:
@@ -42,7 +42,7 @@ def latency_sources(
             found[target] = Predicted(
                 tables[target],
                 supernet.space,
-                lambda architecture: cutter.counts(coster.deployed(architecture)),
+                counting,
                 None,
             )
             continue

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fbn_deploy.latency.blocks import Block, Cutter, block_model
+from fbn_deploy.latency.blocks import Block, block_model
+from fbn_deploy.latency.counting import Counting, counted
 from fbn_deploy.latency.inventory import Graph, Inventory, Probe, probe_name
 from fbn_deploy.latency.network import Network, network_from
 from fbn_deploy.latency.probes import covering_architectures, probe_architectures
 from fbn_deploy.progress import Reporter
 from fbn_deploy.space import Architecture
-from fbn_deploy.supernet.choice import choices
+from fbn_deploy.supernet.choice import decisions_of_choices
 from fbn_deploy.supernet.costs import cost_table
 from fbn_deploy.supernet.supernet import Supernet
 
@@ -29,7 +30,7 @@ class Parts:
     """An inventory with what its graphs are made from."""
 
     inventory: Inventory
-    cutter: Cutter
+    counts: Counting
     _blocks: dict[str, onnx_ir.Model]
     _probes: dict[str, Architecture]
     _deployed: Deployed
@@ -42,10 +43,6 @@ class Parts:
     def network(self, name: str) -> Network:
         """The same for a meter."""
         return network_from(self.model(name))
-
-    def counts(self, architecture: Architecture) -> dict[str, int]:
-        """Block key → how often the network of ``architecture`` has it."""
-        return self.cutter.counts(self._deployed(architecture))
 
 
 def parts_of(
@@ -61,7 +58,7 @@ def parts_of(
     ``deployed`` gives the folded graph of an architecture at that batch.
     """
     space, costs = supernet.space, cost_table(supernet)
-    cutter = Cutter(choices(supernet.network))
+    counting = Counting(decisions_of_choices(supernet.network), deployed)
     chosen = probe_architectures(space, probes)
     covering = list(covering_architectures(space))
     blocks: dict[str, Block] = {}
@@ -72,17 +69,16 @@ def parts_of(
     with reporter.task(title, len(chosen) + len(covering), "networks") as task:
         for number, architecture in enumerate([*chosen, *covering]):
             model = deployed(architecture)
-            counts: dict[str, int] = {}
-            for cut in cutter(model):
+            cuts = counting.cut(architecture, model)
+            for cut in cuts:
                 key = cut.block.key
-                counts[key] = counts.get(key, 0) + 1
                 if key not in blocks:
                     blocks[key], models[key] = cut.block, block_model(cut)
                     graphs[key] = _graph(models[key])
             if number < len(chosen):
                 graphs[probe_name(number)] = _graph(model)
                 text, flops = space.text(architecture), costs.flops(architecture)
-                found.append(Probe(text, flops, counts))
+                found.append(Probe(text, flops, counted(cuts)))
             task.update(number + 1, f"{len(blocks)} blocks")
     inventory = Inventory(
         space=supernet.definition.as_json(),
@@ -93,7 +89,7 @@ def parts_of(
         graphs=graphs,
     )
     named = {probe_name(number): each for number, each in enumerate(chosen)}
-    return Parts(inventory, cutter, models, named, deployed)
+    return Parts(inventory, counting, models, named, deployed)
 
 
 def _graph(model: onnx_ir.Model) -> Graph:

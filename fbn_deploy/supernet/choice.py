@@ -61,6 +61,11 @@ def choices(network: nn.Module) -> dict[str, Choice]:
     return {path: m for path, m in network.named_modules() if isinstance(m, Choice)}
 
 
+def decisions_of_choices(network: nn.Module) -> dict[str, str]:
+    """Module path of each ``Choice`` → the name of the decision that it follows."""
+    return {path: choice.decision.name for path, choice in choices(network).items()}
+
+
 def decisions(network: nn.Module) -> tuple[Decision, ...]:
     """The decisions of a network, one for each name; blocks that share a name must agree."""
     found: dict[str, Decision] = {}
