@@ -47,9 +47,10 @@ def fold_affine(
 ) -> tuple[ir.Model, FoldReport]:
     """A model that computes the same without its BatchNormalizations, and the report.
 
-    ``model`` is not modified, unless ``copy=False`` gives it away, which saves a third of the time;
-    weights that do not change are shared with it. The mathematics stands in ``kinds``. The result agrees with the model to the rounding of its precision; it
-    is not run here (see ``check.relative_error``).
+    ``model`` is not modified, unless ``copy=False`` gives it away, which saves a third of the
+    time; weights that do not change are shared with it. The mathematics stands in ``kinds``. The
+    result agrees with the model to the rounding of its precision; it is not run here (see
+    ``check.relative_error``).
 
     ``equalize`` spends the freedom that is left on equal channel ranges, for INT8 with one
     scale a tensor (Nagel et al. 2019, equation 11). ``gauge_limit`` is log2 of the largest
