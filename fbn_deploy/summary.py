@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fbn_deploy.latency.record import LatencyRecord
 
 
 def winner(found: dict[str, Any], run: Path) -> str:
@@ -45,6 +48,17 @@ def verified(result: dict[str, Any]) -> str:
         f"Verified on {result['target']}: {100 * result['accuracy_exported']:.2f} % top-1, "
         f"agreement {100 * result['top1_agreement']:.2f} % on {result['images']} images, largest "
         f"relative error {result['max_relative_error']:.1e}"
+    )
+
+
+def latency(record: LatencyRecord, model: Path) -> str:
+    """The latency of a file, and what disturbed its measurement."""
+    text = f"Latency of {model}: {record.value_ms:.3f} ms"
+    if not record.disturbed:
+        return text
+    return (
+        f"{text}, disturbed: {'; '.join(record.timing.disturbed)}. fbn profile {model} measures it "
+        "again."
     )
 
 

@@ -60,7 +60,7 @@ def command(
         summary.winner(done.search, context.run.path),
         summary.accuracy(done.training),
         *(summary.verified(result) for result in done.verification["results"]),
-        f"Latency of {context.run.model}: {done.profile.record.value_ms:.3f} ms",
+        summary.latency(done.profile.record, context.run.model),
     ):
         show(False, None, part)
     if done.precision is not None:
