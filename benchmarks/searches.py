@@ -102,8 +102,8 @@ def fbn(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def binding_budgets_ms(target: str, folder: Path) -> list[float]:
-    """Three budgets that part the space's networks on ``target``, from one search's survey."""
+def surveyed_ms(target: str, folder: Path) -> tuple[float, float, float]:
+    """The least, median and largest latency of a search's survey on ``target``."""
     run = RunDir(folder / f"survey-{target}")
     limit = f"{target}:{NOT_BINDING}"
     done = fbn("search", *SMALL, "--latency-budget", limit, "--target", target, "--run",
@@ -111,7 +111,12 @@ def binding_budgets_ms(target: str, folder: Path) -> list[float]:
     if done.returncode:
         raise RuntimeError(done.stderr)
     (found,) = read_json(run.search)["survey"]["ranges"]
-    least, median, most = found["least"], found["median"], found["most"]
+    return found["least"], found["median"], found["most"]
+
+
+def binding_budgets_ms(target: str, folder: Path) -> list[float]:
+    """Three budgets that part the space's networks on ``target``, from one search's survey."""
+    least, median, most = surveyed_ms(target, folder)
     return [round(ms, 3) for ms in ((least + median) / 2, median, (median + most) / 2)]
 
 

@@ -31,11 +31,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from searches import SMALL, SUBNET, Promise, binding_budgets_ms, profiled, promised
+from searches import SMALL, SUBNET, Promise, profiled, promised, surveyed_ms
 
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.latency.record import utc_now
-from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import ready_target
 
 BY_TABLE = ["--predictor", "table"]
@@ -103,9 +102,8 @@ def main() -> None:
         folder = Path(name)
         spans = {}
         for each in targets:
-            binding_budgets_ms(each.name, folder)
-            survey = read_json(RunDir(folder / f"survey-{each.name}").search)["survey"]
-            spans[each.name] = (survey["ranges"][0]["least"], survey["ranges"][0]["most"])
+            least, _, most = surveyed_ms(each.name, folder)
+            spans[each.name] = (least, most)
             console.print(f"{each.name}: {spans[each.name]} ms surveyed")
         with foreign_load():
             for seed in range(said.searches):

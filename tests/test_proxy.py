@@ -93,3 +93,11 @@ def test_a_proxy_with_other_choices_is_refused(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run", Given(space=str(path), resolution=32), Silent())
     with pytest.raises(FBNError, match=r"PROXY of .* leave it out with --no-proxy"):
         trained_supernet(run, needed=False).scored_in(run)
+
+
+def test_a_proxy_with_an_option_that_the_space_lacks_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(OTHER_CHOICES.replace('"layers": 1', '"layer": 1'))
+    made = definition(str(path), 32)
+    with pytest.raises(FBNError, match=r"network\(\) of the search space .*'layer'"):
+        made.in_small(made.proxy, "PROXY", 10)

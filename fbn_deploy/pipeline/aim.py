@@ -10,7 +10,7 @@ candidates are held to as much more than their cost as that one took.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fbn_deploy.pipeline.latency import Latency
@@ -20,9 +20,7 @@ from fbn_deploy.search.candidates import Costs
 from fbn_deploy.space import Architecture
 
 if TYPE_CHECKING:
-    import onnx_ir
-
-    Deployed = Callable[[Architecture], onnx_ir.Model]
+    from fbn_deploy.latency.counting import Deployed
 
 MOST = 1.25  # more would be a moment of the machine, not a margin
 

@@ -7,7 +7,7 @@ not called confirmed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fbn_deploy.errors import NothingFitsError
@@ -16,12 +16,11 @@ from fbn_deploy.pipeline.latency import UNKNOWN_MS, Latency
 from fbn_deploy.progress import Reporter
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.search.candidates import Candidate, Population
-from fbn_deploy.space import Architecture
 
 if TYPE_CHECKING:
     import onnx_ir
 
-    Deployed = Callable[[Architecture], onnx_ir.Model]
+    from fbn_deploy.latency.counting import Deployed
 
 CONFIRMED_AT_MOST = 30  # candidates measured with care before the search gives up
 CROWDED_OUT_AT_MOST = 5  # of them in a crowd that did not end

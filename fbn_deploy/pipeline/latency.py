@@ -21,11 +21,9 @@ from fbn_deploy.progress import Reporter
 from fbn_deploy.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
-    import onnx_ir
-
+    from fbn_deploy.latency.counting import Deployed
     from fbn_deploy.pipeline.parts import Parts
 
-    Deployed = Callable[[Architecture], onnx_ir.Model]
     Counts = Callable[[Architecture], Mapping[str, int]]
 
 PREDICTORS = ("auto", "table", "whole")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ from fbn_deploy.supernet.supernet import Supernet
 if TYPE_CHECKING:
     import onnx_ir
 
-    Deployed = Callable[[Architecture], onnx_ir.Model]
+    from fbn_deploy.latency.counting import Deployed
 
 PROBES = 60
 

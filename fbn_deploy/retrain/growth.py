@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -39,13 +40,14 @@ def resized(images: torch.Tensor, resolution: int) -> torch.Tensor:
 
 def takes_other_sizes(network: nn.Module, images: torch.Tensor, resolution: int) -> bool:
     """Whether ``network`` can pass ``images`` at ``resolution``: one that flattens its features
-    before a linear layer cannot. Nothing of it is changed."""
-    training = network.training
+    before a linear layer cannot. A copy of it is tried."""
+    if images.shape[-1] == resolution:
+        return True
+    trial = copy.deepcopy(network).eval()
+    smaller = resized(images, resolution)
     try:
         with torch.no_grad():
-            network.eval()(resized(images, resolution))
-    except RuntimeError:
+            trial(smaller)
+    except RuntimeError:  # what PyTorch raises where shapes do not fit
         return False
-    finally:
-        network.train(training)
     return True

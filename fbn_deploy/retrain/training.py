@@ -103,9 +103,9 @@ def retrain(
         optimizer = _optimizer(network, chosen)
         parts = _parts(chosen, job)
         example = data.normalize(split.batch([0, 1])).to(device)
+        resolution = _resolution(network, example, chosen, steps, reporter)
         passes, gradients_stay = _distributed(network, device, example, settings.sync_bn, job)
         mix = mixing(chosen, len(data.classes))
-        resolution = _resolution(network, example, chosen, steps, reporter)
 
         def backward(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
             start_step(settings.seed, _STEP, step, job.rank)

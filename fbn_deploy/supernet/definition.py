@@ -92,7 +92,7 @@ class SpaceDefinition:
             {
                 name: value
                 for name, value in self.module.PROXY.items()
-                if self.options.get(name) == parameters[name].default
+                if name not in self.options or self.options[name] == parameters[name].default
             }
         )
 
