@@ -13,7 +13,7 @@ from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.meter import Confirmation, LatencyMeter
 from fbn_deploy.latency.network import network_from
 from fbn_deploy.latency.profile import profile_network
-from fbn_deploy.latency.record import Conditions, LatencyRecord
+from fbn_deploy.latency.record import Conditions, LatencyRecord, utc_now
 from fbn_deploy.latency.slowdown import slow_reference_us, slowdown_of
 from fbn_deploy.latency.timing import Timing
 from fbn_deploy.targets import ready_target
@@ -144,6 +144,63 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
     watch(45.0)
     assert confirmed() == first
     assert LatencyMeter(target).confirm_in_fresh_process(relu(), processes=1).slowdown == 1.0
+
+
+@pytest.mark.parametrize(
+    ("today_ms", "crowded", "bound_ms", "measured"),
+    [
+        (1.19, 0.0, 1.2, [1.19]),  # it holds, and is not asked again
+        (1.21, 0.0, 1.21, [1.21, 1.21, 1.21]),  # the check and two more processes
+        (1.21, 0.9, 1.2, [1.21]),  # a crowd tells nothing
+    ],
+)
+def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_its_bound(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    today_ms: float,
+    crowded: float,
+    bound_ms: float,
+    measured: list[float],
+) -> None:
+    """Three processes once took 1.0 ms and promised 1.2."""
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    target = ready_target("onnxruntime-cpu")
+    done: list[float] = []
+
+    def measuring(date: str, value_ms: float, **numbers: float) -> None:
+        def measure(source: object, conditions: Conditions, *_: object) -> LatencyRecord:
+            done.append(value_ms)
+            made = record(value_ms=value_ms, conditions=conditions, **numbers)
+            return dataclasses.replace(made, date=date)
+
+        monkeypatch.setattr(confirm, "record_from_fresh_process", measure)
+
+    measuring("2026-01-01T00:00:00+00:00", 1.0, worst_round_ms=1.2, crowded=0.0)
+    LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu())
+    done.clear()
+    measuring(utc_now(), today_ms, crowded=crowded)
+    meter = LatencyMeter(target, cache=cache)
+    assert meter.confirm_in_fresh_process(relu(), processes=1).upper_ms == bound_ms
+    assert meter.confirm_in_fresh_process(relu()).upper_ms == bound_ms
+    assert done == measured
+
+
+def test_a_confirmation_of_the_last_minutes_is_not_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    target = ready_target("onnxruntime-cpu")
+    monkeypatch.setattr(
+        confirm,
+        "record_from_fresh_process",
+        lambda source, conditions, *_: dataclasses.replace(
+            record(conditions=conditions), date=utc_now()
+        ),
+    )
+    LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu())
+    meter = LatencyMeter(target, cache=cache)
+    meter.confirm_in_fresh_process(relu())
+    assert (meter.num_measured, meter.num_from_cache) == (0, 3)
 
 
 def relu() -> bytes:

@@ -120,6 +120,11 @@ class LatencyRecord:
         """Whether something else on the machine got in the way."""
         return bool(self.timing.disturbed)
 
+    def age_s(self) -> float:
+        """Seconds since ``date``."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        return (now - datetime.datetime.fromisoformat(self.date)).total_seconds()
+
     def as_json(self) -> dict[str, Any]:
         """One flat JSON object with a ``schema`` number and the conditions under their name."""
         numbers = dataclasses.asdict(self.timing)
