@@ -7,7 +7,8 @@ same calibration images by all. A graph counts three times: as written (Q/DQ pai
 fp32), on onnxruntime-cpu and on openvino-cpu with their integer kernels. Per peer stands its best:
 quantize_static per channel with its three methods, with and without ``reduce_range``; modelopt's
 ``max`` and ``entropy``. Then speed of a MobileNet at 224 pixels, batch 1, one thread, measured in
-turns; then what a calibration with 500 images costs.
+turns; then what a calibration with 500 images costs. Parts that are not run (``--only``) keep what
+stands in the file; each names the machine that it was measured on.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from fbn_deploy.export.folding import FLOAT16_LIMIT, fold_affine
 from fbn_deploy.export.graph import onnx_from_module
 from fbn_deploy.export.precision import activations, quantized_int8, typed_bf16, typed_fp16
 from fbn_deploy.export.precision.sensitivity import simulation
-from fbn_deploy.files import write_json
+from fbn_deploy.files import read_json, write_json
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.network import subnet
 from fbn_deploy.supernet.definition import definition
@@ -319,8 +320,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--images", type=int, default=2000, help="test images a network")
     parser.add_argument("--calibration-images", type=int, default=128)
-    parts = [*CASES, "speed", "cost"]
-    parser.add_argument("--only", nargs="*", default=parts, choices=parts)
+    known = [*CASES, "speed", "cost"]
+    parser.add_argument("--only", nargs="*", default=known, choices=known)
     parser.add_argument("--quick", action="store_true", help="200 images, default methods only")
     default = Path(__file__).parent / "results" / "precision.json"
     parser.add_argument("--out", type=Path, default=default)
@@ -335,24 +336,25 @@ def main() -> None:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    result: dict[str, Any] = {
-        "schema": 1,
+    machine = {
         "date": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
         "device": device_name(),
         "versions": versions,
         "load_at_start": os.getloadavg()[0],
-        "accuracy": {},
     }
+    before = read_json(arguments.out)["parts"] if arguments.out.exists() else {}
+    parts: dict[str, Any] = {}
     for name in arguments.only:
         if name in CASES:
-            result["accuracy"][name] = accuracy_case(name, images(name, folders), arguments)
+            parts[name] = accuracy_case(name, images(name, folders), arguments)
         elif name == "speed":
-            result["speed"] = speed_case(arguments.quick)
+            parts[name] = speed_case(arguments.quick)
         elif name == "cost":
             data = images("mobilenet@flowers", folders)
-            result["calibration"] = calibration_cost(data, 100 if arguments.quick else 500)
-            print(f"calibration: {result['calibration']}")
-        write_json(arguments.out, result)
+            parts[name] = calibration_cost(data, 100 if arguments.quick else 500)
+            print(f"calibration: {parts[name]}")
+        parts[name]["machine"] = machine
+        write_json(arguments.out, {"schema": 2, "parts": {**before, **parts}})
 
 
 if __name__ == "__main__":
