@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.metadata
+import itertools
 import multiprocessing
 import os
 import statistics
@@ -44,7 +45,7 @@ from fbn_deploy.files import read_json, write_json
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.network import subnet
 from fbn_deploy.supernet.definition import definition
-from fbn_deploy.targets import ready_target
+from fbn_deploy.targets import ready_target, unsigned_activations
 from fbn_deploy.targets._cpu import device_name
 
 BATCH = 32
@@ -189,13 +190,10 @@ def accuracy_case(name: str, data: ImageData, arguments: argparse.Namespace) -> 
         "fp16": ("fp16", ir.to_proto(fp16).SerializeToString()),
         "bf16": ("bf16", ir.to_proto(typed_bf16(folded)).SerializeToString()),
     }
-    for method in methods:
-        for levels in (127, 63):
-            made = quantized_int8(folded, ranges[method.name], weight_levels=levels)
-            models[f"ours {method.name} {levels}"] = (
-                "int8",
-                ir.to_proto(made).SerializeToString(),
-            )
+    for method, levels, unsigned in itertools.product(methods, (127, 63), (False, True)):
+        made = quantized_int8(folded, ranges[method.name], weight_levels=levels, unsigned=unsigned)
+        label = f"ours {method.name} {levels}{' unsigned' if unsigned else ''}"
+        models[label] = ("int8", ir.to_proto(made).SerializeToString())
     peers = by_onnxruntime(fp32, calibration, arguments.quick)
     with multiprocessing.get_context("spawn").Pool(1) as pool:  # it patches onnxruntime's quantiser
         peers |= pool.apply(by_modelopt, (fp32, calibration, arguments.quick))
@@ -246,7 +244,12 @@ def speed_case(quick: bool) -> dict[str, Any]:
         models = {
             "fp32": folded,
             "bf16": typed_bf16(folded),
-            "int8": quantized_int8(folded, ranges, weight_levels=levels),
+            "int8": quantized_int8(
+                folded,
+                ranges,
+                weight_levels=levels,
+                unsigned=unsigned_activations([name]),
+            ),
         }
         sessions = {
             precision: target.open(

@@ -82,6 +82,11 @@ def precision(content: dict[str, Any], run: Path) -> str:
         )
     if kept := content.get("kept_fp32"):
         lines.append(f"In fp32: {', '.join(kept)}")
+    if content.get("activations") == "uint8":
+        lines.append(
+            "Activations are uint8, which ONNX Runtime runs fastest; TensorRT takes int8, which "
+            "--target tensorrt writes."
+        )
     if errors := content.get("sensitivity"):
         lines.append("Relative squared error of the outputs with one layer alone in int8:")
         lines += [f"  {error:.2e}  {name}" for name, error in errors.items()]

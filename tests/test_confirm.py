@@ -131,5 +131,12 @@ def test_a_search_that_a_crowd_spoiled_says_so_and_measures_again_the_next_time(
     assert meter.forgotten == [15.0, 16.0, 17.0, 18.0, 19.0]
 
 
+def test_what_failed_in_a_crowd_is_not_remembered_for_it_when_another_wins() -> None:
+    meter = Meter({"a": 12.0, "b": 11.0, "c": 9.0}, crowded="a")
+    latency = Fake(dict.fromkeys("abc", 9.0), dict.fromkeys("abc", 9.0), meter)
+    assert won("abc", {"onnxruntime-cpu": latency})[0] == "c"
+    assert meter.forgotten == [12.0]  # b failed without a crowd
+
+
 def test_where_no_latency_is_budgeted_the_best_wins() -> None:
     assert won("ab", {}, Budget("flops", 1e6)) == ("a", set())

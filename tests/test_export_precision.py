@@ -14,6 +14,7 @@ import onnx_ir as ir
 import pytest
 from test_data_sources import write_images
 
+from fbn_deploy import summary
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.precision import sensitivity as sensitivities
 from fbn_deploy.pipeline import precision as stage
@@ -21,7 +22,7 @@ from fbn_deploy.pipeline.context import Context, Given, open_run
 from fbn_deploy.pipeline.precision import PrecisionSettings, export_precision
 from fbn_deploy.pipeline.retrain import load_subnet
 from fbn_deploy.progress import Silent
-from fbn_deploy.targets import Target, _cpu, ready_target
+from fbn_deploy.targets import Target, _cpu, ready_target, unsigned_activations
 
 TINY = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resolution", "8"]
 QUICK = ["--epochs", "0", "--candidates", "2", "--probe-size", "16", "--probe-batches", "2"]
@@ -92,6 +93,25 @@ def test_int8_weights_fit_the_processor(context: Context, monkeypatch: pytest.Mo
             if tensor.name.endswith("weight_quantized")
         ]
         assert max(abs(int(weight.min())) for weight in weights) == levels
+
+
+def test_activations_are_uint8_where_a_target_runs_that_fastest_and_none_refuses_it() -> None:
+    assert unsigned_activations(["onnxruntime-cpu"])
+    assert unsigned_activations(["openvino-cpu", "onnxruntime-cpu"])
+    assert not unsigned_activations(["openvino-cpu"])
+    assert not unsigned_activations(["onnxruntime-cpu", "tensorrt"])
+    assert not unsigned_activations([])
+
+
+def test_an_export_says_which_activations_the_file_holds(context: Context) -> None:
+    network, _ = load_subnet(context)
+    targets = [ready_target("onnxruntime-cpu")]
+    for unsigned, name in ((True, "uint8"), (False, "int8")):
+        content = export_precision(context, network, INT8, targets, unsigned=unsigned)
+        assert content["activations"] == name
+        assert (name == "uint8") == ("TensorRT takes int8" in summary.precision(content, Path()))
+        model = onnx.load(context.run.precision_model("int8"))
+        assert f"{name}_zero_point" in {tensor.name for tensor in model.graph.initializer}
 
 
 def test_ranges_are_reused_only_for_the_same_model_and_images(

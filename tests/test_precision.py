@@ -123,6 +123,42 @@ def test_int8_is_symmetric_with_one_scale_a_channel_and_biases_stay_fp32() -> No
             assert node.inputs[2].const_value.dtype == ir.DataType.FLOAT
 
 
+def test_unsigned_activations_are_one_sided_behind_a_relu_and_centred_elsewhere() -> None:
+    """Two-sided: the images, and the second convolution, which the addition reads. One-sided: three
+    Relus, the last of them also behind MaxPool, and a Relu6, also behind pooling and Flatten."""
+    model, x = network(), images()
+    ranges = ranges_of(model, x)
+    result = quantized_int8(model, ranges, unsigned=True)
+    points: Counter[int] = Counter()
+    for node in result.graph:
+        if node.op_type == "QuantizeLinear":
+            zero = node.inputs[2].const_value.numpy()
+            assert zero.dtype == np.uint8
+            points[int(zero)] += 1
+            amax = ranges.amax[node.inputs[1].name.removesuffix("_scale")]
+            levels = 255 if zero == 0 else 127
+            assert float(node.inputs[1].const_value.numpy()) == np.float32(amax / levels)
+    assert points == {128: 2, 0: 7}
+    assert error(run(result, x), run(model, x)) < 0.05
+
+
+def test_onnxruntime_runs_convolutions_before_a_relu_in_integers_if_activations_are_unsigned() -> (
+    None
+):
+    """All four convolutions; of signed ones only that before the addition."""
+    model, x = network(), images()
+    ranges = ranges_of(model, x)
+
+    def integer_layers(*, unsigned: bool) -> int:
+        result = quantized_int8(model, ranges, unsigned=unsigned)
+        text = ir.to_proto(result).SerializeToString()
+        target = ready_target("onnxruntime-cpu")
+        with target.open(text, batch=1, threads=1, precision="int8", profile=True) as session:
+            return Counter(layer.op for layer in session.layers(3))["QLinearConv"]
+
+    assert (integer_layers(unsigned=True), integer_layers(unsigned=False)) == (4, 1)
+
+
 def test_a_pair_behind_a_maxpool_changes_nothing() -> None:
     model = network()
     result = quantized_int8(model, ranges_of(model, images()))

@@ -370,3 +370,13 @@ def test_a_random_architecture_of_every_space_builds_in_every_precision(
     convolutions = {node.name for node in model.graph if node.op_type == "Conv"}
     assert len(named & convolutions) >= 0.8 * len(convolutions), convolutions - named
     assert report.warnings == []
+
+
+@needs_builder
+def test_unsigned_activations_are_refused(tmp_path: Path) -> None:
+    model = random_network("mobilenet").clone()
+    ranges = Ranges(dict.fromkeys(activations(model), 3.0), {}, "made up", "", "", 1)
+    onnx_ir.save(quantized_int8(model, ranges, unsigned=True), tmp_path / "model.onnx")
+    assert RTX.unsigned_activations is False
+    with pytest.raises(FBNError):
+        RTX.engine_from_onnx(tmp_path / "model.onnx", tmp_path / "model.engine", precision="int8")

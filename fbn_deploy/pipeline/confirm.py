@@ -35,8 +35,8 @@ def confirmed_winner(
 ) -> tuple[Candidate, dict[str, Confirmation]]:
     """The best candidate that meets every latency budget, and target → its confirmation there.
 
-    Raises ``NothingFitsError`` when none of the best candidates does. What was measured in a
-    crowd (``latency/crowding.py``) is then forgotten, so that the same search can be tried again.
+    Raises ``NothingFitsError`` when none of the best candidates does. A candidate that failed in a
+    crowd (``latency/crowding.py``) is not remembered for it: another search measures it again.
     """
     limited = [budget for budget in budgets if budget.target]
     nearest: list[tuple[float, str]] = []
@@ -52,13 +52,13 @@ def confirmed_winner(
                     crowded += _crowded_out(budget, latencies, confirmations)
                     break
             else:
+                _forget(crowded)
                 return candidate, confirmations
             careful += bool(confirmations)
             task.update(careful)
             if careful == CONFIRMED_AT_MOST or len(crowded) == CROWDED_OUT_AT_MOST:
                 break
-    for meter, confirmation in crowded:
-        meter.forget(confirmation)
+    _forget(crowded)
     raise NothingFitsError(
         f"None of the {len(nearest)} best candidates met the budget when it was measured with "
         f"care; the nearest took {min(nearest)[1]}. "
@@ -80,6 +80,11 @@ def _crowded_out(
     if meter is None or confirmation is None or not confirmation.crowded_out:
         return []
     return [(meter, confirmation)]
+
+
+def _forget(crowded: Sequence[tuple[LatencyMeter, Confirmation]]) -> None:
+    for meter, confirmation in crowded:
+        meter.forget(confirmation)
 
 
 def _over(

@@ -14,7 +14,13 @@ from fbn_deploy.pipeline.retrain import retrained_subnet
 from fbn_deploy.pipeline.search import search
 from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.retrain.training import RetrainSettings
-from fbn_deploy.targets import Target, ready_target, shifts_as_convolution, targets
+from fbn_deploy.targets import (
+    Target,
+    ready_target,
+    shifts_as_convolution,
+    targets,
+    unsigned_activations,
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,8 @@ def deploy(
     lower = None
     if precision_settings is not None:
         targets = precision_targets(found, precision_settings.precision)
-        lower = export_precision(context, network, precision_settings, targets)
+        unsigned = unsigned_activations(each.name for each in targets)
+        lower = export_precision(context, network, precision_settings, targets, unsigned=unsigned)
     return Deployed(found, training, verification, profile(context.run.path), lower)
 
 

@@ -88,10 +88,13 @@ def export_precision(
     network: nn.Module,
     settings: PrecisionSettings,
     targets: Sequence[Target],
+    *,
+    unsigned: bool = False,
 ) -> dict[str, Any]:
     """Writes ``model.<precision>.onnx`` and ``verify.<precision>.json``; the latter's content.
 
-    ``targets`` that do not run the precision are left out. Raises ``FBNError`` when none is left,
+    ``targets`` that do not run the precision are left out. ``unsigned``: int8 holds activations as
+    uint8 (``targets.unsigned_activations``). Raises ``FBNError`` when none is left,
     or when the gate does not pass; then there is no file under the model's name that was not
     there before.
     """
@@ -104,7 +107,7 @@ def export_precision(
             "them."
         )
     model = _folded(context, network, settings, able)
-    gate = _Gate(context, network, settings, able)
+    gate = _Gate(context, network, settings, able, unsigned)
     if settings.precision == "int8":
         return gate.int8(model)
     typed = typed_fp16(model) if settings.precision == "fp16" else typed_bf16(model)
@@ -133,19 +136,26 @@ class _Gate:
     network: nn.Module
     settings: PrecisionSettings
     targets: Sequence[Target]
+    unsigned: bool
 
     def int8(self, model: ir.Model) -> dict[str, Any]:
         """The most that passes: all layers, or all but the 1, 2, 4, … most sensitive ones."""
         settings = self.settings
         ranges = stored_ranges(self.context, model, settings)
         levels = min(target.int8_weight_levels for target in self.targets)
-        about: dict[str, Any] = {"calibration": _about(ranges), "weight_levels": levels}
+        about: dict[str, Any] = {
+            "calibration": _about(ranges),
+            "weight_levels": levels,
+            "activations": "uint8" if self.unsigned else "int8",
+        }
         order: list[str] = []
         if settings.analyze:
             order = self._analyse(model, ranges, about)
         kept, more = list(settings.keep_fp32), 1
         while True:
-            quantized = quantized_int8(model, ranges, keep_fp32=kept, weight_levels=levels)
+            quantized = quantized_int8(
+                model, ranges, keep_fp32=kept, weight_levels=levels, unsigned=self.unsigned
+            )
             about["kept_fp32"] = kept
             try:
                 return self.written(quantized, model, about)

@@ -22,6 +22,7 @@ __all__ = [
     "ready_target",
     "shifts_as_convolution",
     "targets",
+    "unsigned_activations",
 ]
 
 
@@ -48,6 +49,13 @@ def shifts_as_convolution(names: Iterable[str]) -> bool:
     convolution: where one of them wants that, and where none is named."""
     wanted = [_target(name).shifts_as_convolution for name in names]
     return any(wanted) or not wanted
+
+
+def unsigned_activations(names: Iterable[str]) -> bool:
+    """Whether an int8 file for the targets ``names`` holds its activations as uint8: where one of
+    them wants that, and all of them take it."""
+    wanted = {_target(name).unsigned_activations for name in names}
+    return True in wanted and False not in wanted
 
 
 def engine_targets() -> list[str]:

@@ -104,6 +104,12 @@ class Target(Protocol):
         ...
 
     @property
+    def unsigned_activations(self) -> bool | None:
+        """Whether an int8 graph has to hold its activations as uint8 to run fast here; False
+        where it has to hold them as int8, None where either will do."""
+        ...
+
+    @property
     def shifts_as_convolution(self) -> bool:
         """Whether a per-channel scale and shift that folding has to leave runs fastest here as a
         depthwise 1×1 convolution; else as Mul and Add."""

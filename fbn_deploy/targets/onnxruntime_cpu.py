@@ -15,6 +15,7 @@ class OnnxRuntimeCpu:
     preference = 50
     precisions = ("fp32", "fp16", "int8")
     shifts_as_convolution = True  # an Add leaves the blocked layout of its convolutions
+    unsigned_activations = True  # with int8, convolutions before a ReLU run in fp32
     settings = _onnxruntime.SETTINGS
 
     @property

@@ -26,6 +26,7 @@ class OnnxRuntimeCuda:
     preference = 30
     precisions = ("fp32", "fp16", "int8")
     int8_weight_levels = 127
+    unsigned_activations = None
     shifts_as_convolution = True  # not measured
     settings = _onnxruntime.SETTINGS | {"tf32": "off", "conv_algorithm": "exhaustive"}
 

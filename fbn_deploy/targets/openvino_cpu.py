@@ -181,6 +181,7 @@ class OpenVinoCpu:
     description = "OpenVINO on this machine's CPU"
     preference = 60
     precisions = ("fp32", "fp16", "bf16", "int8")
+    unsigned_activations = None  # it fuses both alike
     shifts_as_convolution = False  # Mul and Add fuse into the operator before them
     settings: dict[str, str] = {  # noqa: RUF012
         "performance_hint": "latency",

@@ -20,6 +20,7 @@ from fbn_deploy.export.folding.operator import constant_of
 
 LINEAR = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 POOLS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean"})
+NONNEGATIVE = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
 VIEWS = frozenset(
     {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )
@@ -78,6 +79,21 @@ def root(value: ir.Value) -> ir.Value:
         assert source is not None, producer.name
         value, producer = source, source.producer()
     return value
+
+
+def is_nonnegative(value: ir.Value) -> bool:
+    """Whether ``value`` cannot be below zero, by the operator that made it."""
+    producer = root(value).producer()
+    if producer is None or producer.domain:
+        return False
+    if producer.op_type == "Clip":
+        least = producer.inputs[1] if len(producer.inputs) > 1 else None
+        bound = None if least is None else constant_of(least)
+        return bound is not None and float(bound) >= 0
+    if producer.op_type in POOLS:
+        source = producer.inputs[0]
+        return source is not None and is_nonnegative(source)
+    return producer.op_type in NONNEGATIVE
 
 
 def kept_nodes(graph: ir.Graph, names: Sequence[str]) -> set[ir.Node]:

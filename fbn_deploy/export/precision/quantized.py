@@ -1,5 +1,11 @@
-"""INT8 by Q/DQ pairs: symmetric, zero point 0, one scale a tensor for activations and one a
-channel for weights; biases stay fp32.
+"""INT8 by Q/DQ pairs: symmetric, one scale a tensor for activations and one a channel for
+weights; biases stay fp32.
+
+Activations are signed, q = round(x · 127 / amax) with zero point 0, as TensorRT demands; or
+unsigned, as ONNX Runtime's kernels for x86 want them: the same q with zero point 128, and where no
+value is negative q = round(x · 255 / amax) with zero point 0. Such a pair cuts off what a ReLU
+before it cuts off, and a ReLU6 if amax ≤ 6; ONNX Runtime then drops the activation and runs the
+convolution in integers, which it does not where anything stands between it and its pair.
 
 Bias correction (Nagel et al. 2019, section 4.2): with rounded weights ŵ the outputs of a layer
 are off by (ŵ − w) x, on average by (ŵ − w) E[x], which is taken out of the bias. E[x] is each
@@ -8,7 +14,7 @@ channel's mean over the calibration images; that a border sees zeros instead is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +23,18 @@ import onnx_ir as ir
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding.operator import constant_of
 from fbn_deploy.export.precision import weights
-from fbn_deploy.export.precision.placement import LINEAR, Use, refuse_nothing, root, uses
+from fbn_deploy.export.precision.placement import (
+    LINEAR,
+    Use,
+    is_nonnegative,
+    refuse_nothing,
+    root,
+    uses,
+)
 from fbn_deploy.export.ranges import Ranges
 
 LEVELS = 127
+UNSIGNED_LEVELS = 255
 OPSET = 13
 """The first in which DequantizeLinear takes one scale a channel."""
 
@@ -35,12 +49,13 @@ def quantized_int8(
     weights_by_mse: bool = False,
     correct_bias: bool = True,
     weight_levels: int = weights.LEVELS,
+    unsigned: bool = False,
 ) -> ir.Model:
     """``model``, which is not modified, with Q/DQ pairs at ``placement.uses`` and INT8 weights.
 
     ``ranges`` holds the tensors that ``placement.activations`` names. ``keep_fp32`` names nodes or
     modules that stay as they are. ``weight_levels`` is the largest integer weight; see
-    ``weights`` for processors that need less than 127.
+    ``weights`` for processors that need less than 127. ``unsigned``: activations are uint8.
 
     Raises ``FBNError`` for names that match nothing, ranges that lack a tensor, an opset below 13,
     and a model that has nothing to quantise.
@@ -51,13 +66,18 @@ def quantized_int8(
     found = uses(result.graph, keep_fp32)
     refuse_nothing(found)
     sources = [root(use.value).name or "" for use in found]  # before pairs change the graph
+    one_sided = {
+        source
+        for use, source in zip(found, sources, strict=True)
+        if unsigned and is_nonnegative(use.value)
+    }
     lacking = set(sources) - ranges.amax.keys()
     if lacking:
         raise FBNError(
             f"The ranges lack {len(lacking)} tensors, {sorted(lacking)[0]!r} for one: they are of "
             "another model. Calibrate this one."
         )
-    pairs = _Pairs(result.graph, ranges)
+    pairs = _Pairs(result.graph, ranges, unsigned, one_sided)
     layers = dict.fromkeys(use.node for use in found if use.node.op_type in LINEAR)
     means = {node: _means(node, ranges) for node in layers}
     for use, source in zip(found, sources, strict=True):
@@ -76,13 +96,16 @@ def quantized_int8(
 
 
 class _Pairs:
-    """The Q/DQ pairs of a graph, one for each tensor."""
+    """The Q/DQ pairs of a graph, one for each tensor; those of ``one_sided`` start at zero."""
 
-    def __init__(self, graph: ir.Graph, ranges: Ranges) -> None:
+    def __init__(
+        self, graph: ir.Graph, ranges: Ranges, unsigned: bool, one_sided: Collection[str]
+    ) -> None:
         self._graph, self._ranges = graph, ranges
+        self._unsigned, self._one_sided = unsigned, one_sided
         self._done: dict[ir.Value, ir.Value] = {}
         self._scales: dict[str, ir.Value] = {}
-        self._zero = _initializer(graph, "int8_zero_point", np.zeros((), np.int8))
+        self._zeros: dict[int, ir.Value] = {}  # zero point → its constant
 
     def quantize(self, use: Use, source: str) -> None:
         """Lets ``use`` read its tensor through a pair with the range of ``source``."""
@@ -92,15 +115,16 @@ class _Pairs:
         use.node.replace_input_with(use.index, self._done[value])
 
     def _pair(self, value: ir.Value, source: str) -> ir.Value:
+        one_sided = source in self._one_sided
+        zero = self._zero(128 if self._unsigned and not one_sided else 0)
         if source not in self._scales:
-            scale = np.float32(self._ranges.amax[source] / LEVELS)
+            levels = UNSIGNED_LEVELS if one_sided else LEVELS
+            scale = np.float32(self._ranges.amax[source] / levels)
             self._scales[source] = _initializer(self._graph, f"{source}_scale", np.array(scale))
         scale_value = self._scales[source]
-        q = _node("QuantizeLinear", value, scale_value, self._zero, f"{value.name}_quantized")
-        q.outputs[0].type = ir.TensorType(ir.DataType.INT8)
-        dq = _node(
-            "DequantizeLinear", q.outputs[0], scale_value, self._zero, f"{value.name}_dequantized"
-        )
+        q = _node("QuantizeLinear", value, scale_value, zero, f"{value.name}_quantized")
+        q.outputs[0].type = zero.type
+        dq = _node("DequantizeLinear", q.outputs[0], scale_value, zero, f"{value.name}_dequantized")
         dq.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         for node in (q, dq):
             node.outputs[0].shape = value.shape
@@ -110,6 +134,13 @@ class _Pairs:
         else:
             self._graph.insert_before(self._graph[0], (q, dq))
         return dq.outputs[0]
+
+    def _zero(self, point: int) -> ir.Value:
+        if point not in self._zeros:
+            kind = np.uint8 if self._unsigned else np.int8
+            name = f"{np.dtype(kind).name}_zero_point"
+            self._zeros[point] = _initializer(self._graph, name, np.array(point, kind))
+        return self._zeros[point]
 
 
 def _means(node: ir.Node, ranges: Ranges) -> Floats | None:

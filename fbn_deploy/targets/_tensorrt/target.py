@@ -46,6 +46,7 @@ class TensorRtTarget:
     preference: int
     precisions: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8")
     int8_weight_levels: int = 127
+    unsigned_activations: bool | None = False  # its parser refuses them
     shifts_as_convolution: bool = True  # not measured
     settings: dict[str, str] = field(
         default_factory=lambda: {
