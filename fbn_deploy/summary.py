@@ -17,7 +17,7 @@ def winner(found: dict[str, Any], run: Path) -> str:
     for target, confirmed in best["confirmed"].items():
         limit = next(b["limit"] for b in found["budgets"] if b["target"] == target)
         lines.append(
-            f"Confirmed on {target}: {confirmed['value_ms']:.3f} ms, at most "
+            f"Confirmed on {target}{_in(found)}: {confirmed['value_ms']:.3f} ms, at most "
             f"{confirmed['upper_ms']:.3f} ms, budget {limit:g} ms"
             + (" (the machine was disturbed)" if confirmed["disturbed"] else "")
         )
@@ -32,6 +32,11 @@ def winner(found: dict[str, Any], run: Path) -> str:
         f"{costs['flops'] / 1e6:.1f} M multiply-adds, {costs['params'] / 1e6:.2f} M parameters"
     )
     return "\n".join([*lines, f"Run directory: {run}"])
+
+
+def _in(found: dict[str, Any]) -> str:
+    precision = found["settings"].get("precision", "fp32")  # older files do not say
+    return "" if precision == "fp32" else f" in {precision}"
 
 
 def accuracy(results: dict[str, Any]) -> str:
@@ -51,9 +56,13 @@ def verified(result: dict[str, Any]) -> str:
     )
 
 
-def latency(record: LatencyRecord, model: Path) -> str:
-    """The latency of a file, and what disturbed its measurement."""
+def latency(record: LatencyRecord, model: Path, found: dict[str, Any]) -> str:
+    """The latency of a file, the budget of ``search.json`` that it breaks, and what disturbed its
+    measurement."""
     text = f"Latency of {model}: {record.value_ms:.3f} ms"
+    limits = [b["limit"] for b in found["budgets"] if b["target"] == record.conditions.target]
+    if limits and record.value_ms > min(limits):
+        text += f", over the budget of {min(limits):g} ms"
     if not record.disturbed:
         return text
     return (

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from fbn_deploy.errors import FBNError
@@ -138,6 +139,18 @@ def test_a_bundle_is_small_checked_and_always_the_same(bundle_path: Path, tmp_pa
     assert len(inventory.probes) == 12
     assert inventory.blocks.keys() | {f"probe-{n:03}" for n in range(12)} == inventory.graphs.keys()
     assert bundle_path.stat().st_size < 1e6
+
+
+def test_no_two_layers_of_a_bundled_network_are_equal(bundle_path: Path) -> None:
+    """A runtime would compute both at once where they read the same tensor."""
+    network = read_bundle(bundle_path).network("probe-000").source
+    assert isinstance(network, bytes)
+    weights = [
+        tensor.raw_data
+        for tensor in onnx.load_from_string(network).graph.initializer
+        if len(tensor.dims) == 4
+    ]
+    assert len(set(weights)) == len(weights) > 5
 
 
 def test_a_table_measured_without_pytorch_predicts(table_path: Path, bundle_path: Path) -> None:

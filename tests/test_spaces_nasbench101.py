@@ -19,6 +19,7 @@ from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
 from fbn_deploy.retrain.network import subnet
 from fbn_deploy.space import Architecture, SearchSpace
+from fbn_deploy.supernet.aging import as_if_trained
 from fbn_deploy.supernet.choice import Choice, each_choice_input, select_path
 from fbn_deploy.supernet.costs import cost_table
 from fbn_deploy.supernet.definition import definition
@@ -291,6 +292,7 @@ def test_what_is_measured_and_trained_is_the_exact_network(tiny: Supernet) -> No
     exact = tiny.definition.subnet(architecture, 3, 0).eval()
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(trained(x), exact(x))
+    exact = as_if_trained(exact)
     folded, report = fold_affine(candidate_graphs(tiny, 1)(architecture))
     assert report.batchnorm_after == 0
     content = ir.to_proto(folded).SerializeToString()

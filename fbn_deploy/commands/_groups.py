@@ -100,8 +100,9 @@ class SearchOptions:
     predictor: options.PredictorName = "auto"
     latency_table: options.LatencyTables = None
 
-    def settings(self) -> SearchSettings:
-        """Checked throughout; all budgets that cannot be read in one ``FBNError``."""
+    def settings(self, precision: str | None = None) -> SearchSettings:
+        """Checked throughout; all budgets that cannot be read in one ``FBNError``. ``precision``
+        is that of the file that is deployed."""
         from fbn_deploy.pipeline.search_settings import SearchSettings
         from fbn_deploy.search.budgets import flops_budget, latency_budget, params_budget
 
@@ -129,6 +130,7 @@ class SearchOptions:
             indicator=self.indicator,
             probe_batches=self.probe_batches,
             probe_size=self.probe_size,
+            precision=precision or "fp32",
             proxy=self.proxy,
             predictor=self.predictor,
             latency_tables=tuple(str(path.absolute()) for path in self.latency_table or []),

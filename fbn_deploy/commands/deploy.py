@@ -34,7 +34,7 @@ def command(
     from fbn_deploy.retrain.recipes import recipe as recipe_named
     from fbn_deploy.retrain.training import RetrainSettings
 
-    settings, precision = searched.settings(), lower.settings()
+    settings, precision = searched.settings(lower.precision), lower.settings()
     changes = {
         "epochs": retrain_epochs,
         "batch_size": retrain_batch,
@@ -44,6 +44,8 @@ def command(
     chosen = recipe_named(recipe, changes)
     context = opened(about.run, about.given(), quiet=json_output)
     done = deploy(context, settings, RetrainSettings(chosen, seed=context.seed), precision)
+    run = context.run
+    model = run.model if precision is None else run.precision_model(precision.precision)
     if json_output:
         result = {
             "run": str(context.run.path),
@@ -60,8 +62,8 @@ def command(
         summary.winner(done.search, context.run.path),
         summary.accuracy(done.training),
         *(summary.verified(result) for result in done.verification["results"]),
-        summary.latency(done.profile.record, context.run.model),
+        None if done.precision is None else summary.precision(done.precision, context.run.path),
+        summary.latency(done.profile.record, model, done.search),
     ):
-        show(False, None, part)
-    if done.precision is not None:
-        show(False, None, summary.precision(done.precision, context.run.path))
+        if part is not None:
+            show(False, None, part)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from fbn_deploy import summary
 from fbn_deploy.commands._flat import flat
 from fbn_deploy.commands._groups import RunOptions, SearchOptions
-from fbn_deploy.commands._options import Json
+from fbn_deploy.commands._options import Json, Precision
 from fbn_deploy.commands._shared import opened, show
 
 
 @flat
-def command(searched: SearchOptions, about: RunOptions, json_output: Json = False) -> None:
+def command(
+    searched: SearchOptions,
+    about: RunOptions,
+    precision: Precision = None,
+    json_output: Json = False,
+) -> None:
     """Trains if needed, searches under the budgets, confirms the best on the target."""
     from fbn_deploy.pipeline.search import search
 
-    settings = searched.settings()
+    settings = searched.settings(precision)
     context = opened(about.run, about.given(), quiet=json_output, together=True)
     found = search(context, settings)
     show(json_output, found, summary.winner(found, context.run.path))

@@ -18,6 +18,7 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import onnx_ir as ir
 import torch
@@ -27,6 +28,7 @@ from torch import nn
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.subgraph import model_from_nodes
 from fbn_deploy.space import Architecture
+from fbn_deploy.supernet.aging import as_if_trained
 from fbn_deploy.supernet.choice import ONNX_DOMAIN, opened
 from fbn_deploy.supernet.supernet import Supernet
 
@@ -50,7 +52,8 @@ def onnx_from_supernet(supernet: Supernet, batch: int) -> ir.Model:
 
 
 def candidate_graphs(supernet: Supernet, batch: int) -> Callable[[Architecture], ir.Model]:
-    """Architecture → the graph of the network that it stands for.
+    """Architecture → the graph of the network that it stands for, with BatchNorms as a training
+    leaves them (``as_if_trained``), whether ``supernet`` was trained or not.
 
     Exports the supernet now and cuts each graph out of it; where the space builds its subnets
     itself, each of those is exported when it is asked for, which takes seconds.
@@ -58,9 +61,11 @@ def candidate_graphs(supernet: Supernet, batch: int) -> Callable[[Architecture],
     definition = supernet.definition
     if definition.builds_subnets:
         return lambda architecture: onnx_from_module(
-            definition.subnet(architecture, supernet.num_classes, seed=0), definition.resolution
+            as_if_trained(definition.subnet(architecture, supernet.num_classes, seed=0)),
+            definition.resolution,
         )
-    model = onnx_from_supernet(supernet, batch)
+    aged = replace(supernet, network=as_if_trained(supernet.network))
+    model = onnx_from_supernet(aged, batch)
     return lambda architecture: closed(model, architecture)
 
 

@@ -17,6 +17,7 @@ from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
+from fbn_deploy.export.precision.form import Form
 from fbn_deploy.indicators import Scoring, indicators_of, probe_batches
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.latency import Latency
@@ -149,11 +150,9 @@ def _append(path: Path, value: Any) -> None:
 class Coster:
     """Costs of architectures: FLOPs and parameters counted, latencies measured or predicted."""
 
-    def __init__(
-        self, supernet: Supernet, batch: int, reporter: Reporter, *, as_convolution: bool = True
-    ) -> None:
+    def __init__(self, supernet: Supernet, batch: int, reporter: Reporter, form: Form) -> None:
         self._supernet, self._batch, self._reporter = supernet, batch, reporter
-        self._as_convolution = as_convolution
+        self.form = form
         self._table: CostTable = cost_table(supernet)
         self._graph: Callable[[Architecture], onnx_ir.Model] | None = None
         self.latencies: dict[str, Latency] = {}
@@ -185,10 +184,14 @@ class Coster:
         """Weights and biases of the folded network."""
         return self._table.params(architecture)
 
-    def deployed(self, architecture: Architecture) -> onnx_ir.Model:
-        """The folded graph of ``architecture``, as it would be deployed but for its weights."""
+    def folded(self, architecture: Architecture) -> onnx_ir.Model:
+        """The folded fp32 graph of ``architecture``."""
         if self._graph is None:
             with self._reporter.task("Exporting the supernet once for all candidates", 1, "graphs"):
                 self._graph = candidate_graphs(self._supernet, self._batch)
         graph = self._graph(architecture)
-        return fold_affine(graph, as_convolution=self._as_convolution, copy=False)[0]
+        return fold_affine(graph, as_convolution=self.form.as_convolution, copy=False)[0]
+
+    def deployed(self, architecture: Architecture) -> onnx_ir.Model:
+        """The graph of ``architecture``, as it would be deployed but for its values."""
+        return self.form.of(self.folded(architecture))

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
@@ -52,7 +49,6 @@ def bundle(
             "to bundle."
         )
     supernet = build_supernet(definition, num_classes, bn=bn)
-    _as_if_trained(supernet.network)
     with reporter.task("Exporting the supernet once for all blocks", 1, "graphs"):
         graph = candidate_graphs(supernet, batch)
     parts = parts_of(
@@ -71,29 +67,15 @@ def bundle(
     return parts.inventory
 
 
-def _as_if_trained(network: nn.Module) -> None:
-    """BatchNorms as training leaves them: no scale is 1, no shift 0, and in every second one some
-    scales are negative. Folding leaves the same nodes behind as it does after training."""
-    generator = torch.Generator().manual_seed(_SEED)
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    for number, norm in enumerate(norms):
-        for tensor, low, high in (
-            (norm.weight, 0.5, 1.5),
-            (norm.bias, -0.5, 0.5),
-            (norm.running_mean, -0.5, 0.5),
-            (norm.running_var, 0.5, 1.5),
-        ):
-            if tensor is not None:
-                tensor.data.uniform_(low, high, generator=generator)
-        if number % 2 and norm.weight is not None:
-            norm.weight.data[::8] *= -1
-
-
 def _patterned(model: onnx.ModelProto) -> bytes:
     """The graph with every weight replaced by a pattern of the size that keeps activations as
-    large as the input (He et al. 2015)."""
-    pattern = np.random.default_rng(_SEED).standard_normal(_PATTERN).astype(np.float32)
-    for tensor in model.graph.initializer:
+    large as the input (He et al. 2015).
+
+    Each has a pattern of its own: runtimes compute equal layers that read the same tensor once.
+    """
+    for number, tensor in enumerate(model.graph.initializer):
+        rng = np.random.default_rng([_SEED, number])
+        pattern = rng.standard_normal(_PATTERN).astype(np.float32)
         elements = math.prod(tensor.dims)
         if tensor.data_type == onnx.TensorProto.FLOAT and elements > 1:
             fan_in = math.prod(tensor.dims[1:]) if len(tensor.dims) > 1 else 100

@@ -31,6 +31,7 @@ class Deployed:
     training: dict[str, Any]
     verification: dict[str, Any]
     profile: NetworkProfile
+    """Of the file in the precision of the search."""
     precision: dict[str, Any] | None
     """The verification of the file in another precision, where one was asked."""
 
@@ -55,7 +56,8 @@ def deploy(
         targets = precision_targets(found, precision_settings.precision)
         unsigned = unsigned_activations(each.name for each in targets)
         lower = export_precision(context, network, precision_settings, targets, unsigned=unsigned)
-    return Deployed(found, training, verification, profile(context.run.path), lower)
+    profiled = profile(context.run.path, precision=search_settings.precision)
+    return Deployed(found, training, verification, profiled, lower)
 
 
 def precision_targets(found: dict[str, Any], precision: str) -> list[Target]:

@@ -34,7 +34,7 @@ def latency_sources(
     }
     here = [target for target in targets if target not in tables]
     parts = _parts(settings, supernet, coster, context) if here else None
-    counting = Counting(decisions_of_choices(supernet.network), coster.deployed)
+    counting = Counting(decisions_of_choices(supernet.network), coster.folded)
     cache = LatencyCache() if here else None
     found: dict[str, Latency] = {}
     for target in targets:
@@ -47,7 +47,11 @@ def latency_sources(
             )
             continue
         meter = LatencyMeter(
-            ready_target(target), batch=settings.batch, threads=settings.threads, cache=cache
+            ready_target(target),
+            batch=settings.batch,
+            threads=settings.threads,
+            precision=settings.precision,
+            cache=cache,
         )
         found[target] = whole_or_predicted(
             meter, supernet.space, coster.deployed, parts, context.reporter
@@ -75,6 +79,6 @@ def _parts(
         return None
     if settings.predictor == "auto" and not pays(PROBES + FEW_BLOCKS, settings.candidates):
         return None  # no table pays, so the space need not be cut to find out
-    parts = parts_of(supernet, coster.deployed, settings.batch, context.reporter)
+    parts = parts_of(supernet, coster.folded, settings.batch, context.reporter, form=coster.form)
     worth = settings.predictor == "table" or pays(len(parts.inventory.graphs), settings.candidates)
     return parts if worth and len(parts.inventory.probes) >= MIN_PROBES else None

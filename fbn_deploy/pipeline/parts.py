@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from fbn_deploy.export.precision.form import Form
 from fbn_deploy.latency.blocks import Block, block_model
 from fbn_deploy.latency.counting import Counting, counted
 from fbn_deploy.latency.inventory import Graph, Inventory, Probe, probe_name
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fbn_deploy.latency.counting import Deployed
 
 PROBES = 60
+FP32 = Form()
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,13 @@ class Parts:
     counts: Counting
     _blocks: dict[str, onnx_ir.Model]
     _probes: dict[str, Architecture]
-    _deployed: Deployed
+    _folded: Deployed
+    _form: Form
 
     def model(self, name: str) -> onnx_ir.Model:
         """The graph of that name (see ``Inventory``)."""
         known = self._blocks.get(name)
-        return known if known is not None else self._deployed(self._probes[name])
+        return known if known is not None else self._form.of(self._folded(self._probes[name]))
 
     def network(self, name: str) -> Network:
         """The same for a meter."""
@@ -46,18 +49,20 @@ class Parts:
 
 def parts_of(
     supernet: Supernet,
-    deployed: Deployed,
+    folded: Deployed,
     batch: int,
     reporter: Reporter,
     *,
+    form: Form = FP32,
     probes: int = PROBES,
 ) -> Parts:
     """Cuts ``probes`` networks, and some in which every option stands, into their blocks.
 
-    ``deployed`` gives the folded graph of an architecture at that batch.
+    ``folded`` gives the folded fp32 graph of an architecture at that batch. Graphs are cut in
+    fp32; then blocks and networks take their ``form`` one by one.
     """
     space, costs = supernet.space, cost_table(supernet)
-    counting = Counting(decisions_of_choices(supernet.network), deployed)
+    counting = Counting(decisions_of_choices(supernet.network), folded)
     chosen = probe_architectures(space, probes)
     covering = list(covering_architectures(space))
     blocks: dict[str, Block] = {}
@@ -67,15 +72,15 @@ def parts_of(
     title = "Cutting the space into blocks"
     with reporter.task(title, len(chosen) + len(covering), "networks") as task:
         for number, architecture in enumerate([*chosen, *covering]):
-            model = deployed(architecture)
+            model = folded(architecture)
             cuts = counting.cut(architecture, model)
             for cut in cuts:
                 key = cut.block.key
                 if key not in blocks:
-                    blocks[key], models[key] = cut.block, block_model(cut)
+                    blocks[key], models[key] = cut.block, form.of(block_model(cut))
                     graphs[key] = _graph(models[key])
             if number < len(chosen):
-                graphs[probe_name(number)] = _graph(model)
+                graphs[probe_name(number)] = _graph(form.of(model))
                 text, flops = space.text(architecture), costs.flops(architecture)
                 found.append(Probe(text, flops, counted(cuts)))
             task.update(number + 1, f"{len(blocks)} blocks")
@@ -88,7 +93,7 @@ def parts_of(
         graphs=graphs,
     )
     named = {probe_name(number): each for number, each in enumerate(chosen)}
-    return Parts(inventory, counting, models, named, deployed)
+    return Parts(inventory, counting, models, named, folded, form)
 
 
 def _graph(model: onnx_ir.Model) -> Graph:

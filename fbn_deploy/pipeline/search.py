@@ -63,9 +63,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
             each.shared.serve()
         answer: dict[str, Any] = job.share(None)
         return answer
-    coster = Coster(
-        supernet, settings.batch, reporter, as_convolution=settings.shifts_as_convolution()
-    )
+    coster = Coster(supernet, settings.batch, reporter, settings.form())
     started = time.monotonic()
     coster.latencies.update(latency_sources(context, settings, supernet, coster))
     tabled = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.indicators import indicators_of
@@ -12,7 +12,17 @@ from fbn_deploy.latency.blocktable import LatencyTable
 from fbn_deploy.pipeline.latency import PREDICTORS
 from fbn_deploy.search import algorithms
 from fbn_deploy.search.budgets import Budget, on_targets
-from fbn_deploy.targets import default_target, ready_target, shifts_as_convolution
+from fbn_deploy.targets import (
+    default_target,
+    ready_target,
+    shifts_as_convolution,
+    unsigned_activations,
+)
+
+if TYPE_CHECKING:
+    from fbn_deploy.export.precision.form import Form
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,8 @@ class SearchSettings:
     """So many of the best candidates, a tenth of all (rounded up) at most, are trained briefly and
     ordered anew (``finalists.py``); None: as many as the space affords."""
 
+    precision: str = "fp32"
+    """That of the file that is deployed, in which latencies are measured."""
     proxy: bool = True
     """Whether untrained candidates are scored in the small skeleton that the space names."""
 
@@ -54,6 +66,8 @@ class SearchSettings:
             )
         if self.finalists is not None and self.finalists < 0:
             raise FBNError(f"Finalists are 0 (no trial) or more, not {self.finalists}.")
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", self.precision, PRECISIONS)
         if self.predictor not in PREDICTORS:
             raise unknown("latency predictor", self.predictor, PREDICTORS)
         elsewhere = [LatencyTable.load(Path(path)).target for path in self.latency_tables]
@@ -63,7 +77,16 @@ class SearchSettings:
         budgets = on_targets(self.budgets, default)
         for target in {budget.target for budget in budgets} - {None, *elsewhere}:
             assert target is not None
-            ready_target(target)
+            if self.precision not in ready_target(target).precisions:
+                raise FBNError(
+                    f"Target {target!r} does not run {self.precision}; it runs "
+                    f"{', '.join(ready_target(target).precisions)}."
+                )
+        if elsewhere and self.precision != "fp32":
+            raise FBNError(
+                f"A latency table is of fp32 networks; a budget in {self.precision} needs its "
+                "target here. Leave --precision or --latency-table out."
+            )
         if idle := set(elsewhere) - {budget.target for budget in budgets}:
             raise FBNError(
                 f"A latency table is of {', '.join(sorted(idle))}, on which there is no budget; "
@@ -73,12 +96,19 @@ class SearchSettings:
         indicators_of(self.indicator)
         return SearchSettings(**{**vars(self), "budgets": budgets, "target": default})
 
-    def shifts_as_convolution(self) -> bool:
-        """The form of what folding leaves in the candidates (``fold_affine``): what the budgets'
-        targets run fastest; that of bundles where latencies come from a device's table."""
+    def form(self) -> Form:
+        """How candidates are written: as the budgets' targets run them fastest; as bundles are
+        where latencies come from a device's table."""
+        from fbn_deploy.export.precision.form import Form
+
         if self.latency_tables:
-            return True
-        return shifts_as_convolution({b.target for b in self.budgets if b.target})
+            return Form()
+        named = {budget.target for budget in self.budgets if budget.target}
+        return Form(
+            self.precision,
+            self.precision == "int8" or shifts_as_convolution(named),
+            unsigned_activations(named),
+        )
 
     def as_json(self) -> dict[str, Any]:
         return {
