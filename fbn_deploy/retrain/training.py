@@ -28,6 +28,7 @@ from fbn_deploy.retrain.recipes import DEFAULT, Recipe, as_json
 from fbn_deploy.retrain.schedule import rate_setter
 from fbn_deploy.retrain.teacher import teacher
 from fbn_deploy.retrain.transform import timm_transform
+from fbn_deploy.supernet.fairbn import keep_scales_positive
 from fbn_deploy.supernet.syncbn import plain_batchnorm, synchronise_batchnorm
 
 _DRAWN, _STEP = 10, 11  # streams of random numbers under one seed, beside those of the batches
@@ -126,13 +127,6 @@ def retrain(
 
         _blanked = _blanking(chosen, device)
 
-        def update() -> None:
-            if chosen.clip_norm:
-                scaler.unscale_(optimizer)
-                nn.utils.clip_grad_norm_(network.parameters(), chosen.clip_norm)
-            scaler.step(optimizer)
-            scaler.update()
-
         course = Course(
             network,
             chosen,
@@ -152,7 +146,7 @@ def retrain(
             set_rates=rate_setter(optimizer, chosen, steps, batches.steps_per_epoch),
             checkpoint=checkpoint,
             about=about,
-            update=update,
+            update=_update(network, chosen, optimizer, scaler),
             kept=course,
             job=job,
         )
@@ -163,6 +157,25 @@ def retrain(
     set_drop_path(network, 0.0)
     looked = tuple((epoch.number, epoch.accuracy) for epoch in course.epochs)
     return Trained(seconds, looked, course.best.number if course.best else None)
+
+
+def _update(
+    network: nn.Module,
+    chosen: Recipe,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> Callable[[], None]:
+    """What a step does with its gradients."""
+
+    def update() -> None:
+        if chosen.clip_norm:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(network.parameters(), chosen.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        keep_scales_positive(network)
+
+    return update
 
 
 def _workers(asked: int | None, wanted: bool) -> int:
