@@ -1,0 +1,240 @@
+"""Whether to ship: each thing that speaks for it or against it, and what they come to.
+
+A finding is ``good``; ``look`` at it before shipping; ``bad``: it speaks against shipping;
+``open``: that stage is not done; or a ``note`` that decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fbn_deploy.report.amounts import (
+    SPACE,
+    digits,
+    milliseconds,
+    percent,
+    plural,
+    points,
+    relative,
+    speedup,
+)
+from fbn_deploy.report.exported import Check
+from fbn_deploy.report.run import Run
+from fbn_deploy.report.searched import Search
+from fbn_deploy.report.stages import missing
+from fbn_deploy.search.budgets import Budget
+
+GOOD, LOOK, BAD, OPEN, NOTE = "good", "look", "bad", "open", "note"
+HEADLINES = {
+    BAD: "Do not ship this as it is",
+    OPEN: "Not finished",
+    LOOK: "Look before you ship",
+    GOOD: "Ready to ship",
+}
+# Images whose class two runs of one network may see differently, and as a share of all.
+_SAME_IMAGES, _SAME_SHARE = 2, 0.005
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``text`` says what was found about ``about``, in one sentence."""
+
+    state: str
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The findings, and the worst of their states."""
+
+    state: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def headline(self) -> str:
+        """``Look before you ship: latency of the file``."""
+        if self.state == GOOD:
+            return HEADLINES[GOOD]
+        abouts = [each.about for each in self.findings if each.state == self.state]
+        return f"{HEADLINES[self.state]}: {', '.join(dict.fromkeys(abouts))}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "headline": self.headline,
+            "findings": [
+                {**asdict(each), "text": each.text.replace(SPACE, " ")} for each in self.findings
+            ],
+        }
+
+
+def judged(run: Run) -> Verdict:
+    """The verdict on ``run``."""
+    findings = tuple(_findings(run))
+    states = {finding.state for finding in findings}
+    return Verdict(next(state for state in (*HEADLINES, NOTE) if state in states), findings)
+
+
+def _findings(run: Run) -> Iterator[Finding]:
+    undone = missing(run)
+    if run.search is None:
+        yield Finding(OPEN, "search", f"No network was chosen yet: {undone['search'].command}")
+        return
+    for budget in run.search.budgets:
+        yield _budget(run.search, budget)
+    yield from _accuracy(run)
+    yield from _verification(run)
+    yield from _latency(run, run.search)
+    yield from _precisions(run)
+    yield from _engines(run)
+
+
+def _budget(search: Search, budget: Budget) -> Finding:
+    about = {"latency": "latency budget", "flops": "FLOPs budget", "params": "parameter budget"}
+    name = f"{about[budget.kind]}{f' on {budget.target}' if budget.target else ''}"
+    cost = search.best.cost(budget)
+    if budget.kind != "latency":
+        if cost is None:
+            return Finding(LOOK, name, f"The cost under {budget.text} is not written down.")
+        state = GOOD if budget.is_met_by(cost) else BAD
+        return Finding(
+            state, name, f"{budget.amount_of(cost)}, counted; the budget is {_limit(budget)}."
+        )
+    confirmed = search.confirmed.get(budget.target or "")
+    if confirmed is None:
+        known = search.best.latencies.get(budget.target or "")
+        low, high = (known.interval if known else None) or (None, None)
+        return Finding(
+            LOOK,
+            name,
+            f"Predicted {milliseconds(cost)} ({milliseconds(low)} to {milliseconds(high)}), and "
+            f"not measured there; the budget is {_limit(budget)}. Run fbn profile model.onnx on the device.",
+        )
+    text = (
+        f"Confirmed {milliseconds(confirmed.value_ms)}, at most "
+        f"{milliseconds(confirmed.upper_ms)}; the budget is {_limit(budget)}. {confirmed.n:,} runs "
+        f"in {plural(len(confirmed.records), 'process', 'processes')}."
+    )
+    if confirmed.upper_ms > budget.limit:
+        return Finding(BAD, name, text)
+    if confirmed.disturbed:
+        return Finding(LOOK, name, f"{text} The machine was disturbed meanwhile.")
+    return Finding(GOOD, name, text)
+
+
+def _limit(budget: Budget) -> str:
+    return budget.amount_of(budget.limit)
+
+
+def _accuracy(run: Run) -> Iterator[Finding]:
+    found = run.training
+    if found is None:
+        yield Finding(OPEN, "accuracy", f"Not trained yet: {missing(run)['retrain'].command}")
+        return
+    text = (
+        f"{percent(found.accuracy)} top-1 on {found.images:,} test images; always naming the most "
+        f"frequent class reaches {percent(found.trivial)}."
+    )
+    yield Finding(GOOD if found.accuracy > found.trivial else BAD, "accuracy", text)
+    if run.search and found.choices and found.choices != run.search.best.choices:
+        yield Finding(
+            BAD, "trained network", "subnet.safetensors holds another network than was chosen."
+        )
+
+
+def _verification(run: Run) -> Iterator[Finding]:
+    if run.export is None:
+        yield Finding(OPEN, "verification", f"Not exported yet: {missing(run)['export'].command}")
+        return
+    for check in run.export.checks:
+        yield Finding(
+            GOOD if check.passed else BAD,
+            f"{run.export.model} on {check.target}",
+            f"Agrees with the trained network on {percent(check.top1_agreement)} of "
+            f"{check.images:,} images, largest relative error "
+            f"{relative(check.max_relative_error)}.",
+        )
+    if run.training and any(_other_network(run, check) for check in run.export.checks):
+        yield Finding(
+            LOOK,
+            "verification",
+            "The network that was verified had another accuracy than the one that is trained now. "
+            "Export it again.",
+        )
+
+
+def _other_network(run: Run, check: Check) -> bool:
+    assert run.training is not None, "Asked of a trained network only."
+    difference = abs(run.training.accuracy - check.accuracy_trained)
+    return difference * check.images > max(_SAME_IMAGES, _SAME_SHARE * check.images)
+
+
+def _latency(run: Run, search: Search) -> Iterator[Finding]:
+    """The shipped file's own latency: the budget was confirmed on its graph, before training."""
+    about = "latency of the file"
+    if run.export is None:
+        return
+    if run.profile is None:
+        yield Finding(OPEN, about, f"Not measured yet: {missing(run)['profile'].command}")
+        return
+    record = run.profile.record
+    timing, conditions = record.timing, record.conditions
+    text = (
+        f"model.onnx takes {milliseconds(timing.value_ms)} on {conditions.target} (95 % interval "
+        f"{digits(timing.low_ms)} to {milliseconds(timing.high_ms)}, {timing.n:,} runs)"
+    )
+    budget = search.budget_on(conditions.target)
+    asked = (search.settings.get("threads", 1), search.settings.get("batch", 1))
+    disturbed = f", disturbed: {'; '.join(timing.disturbed)}" if timing.disturbed else ""
+    if budget is None or asked != (conditions.threads, conditions.batch):
+        yield Finding(NOTE, about, f"{text}{disturbed}; no budget was set for these conditions.")
+    elif timing.value_ms > budget.limit:
+        yield Finding(
+            LOOK if disturbed else BAD,
+            about,
+            f"{text}{disturbed}: over the budget of {_limit(budget)}. "
+            f"{f'fbn profile {run.path} measures it again.' if disturbed else ''}".strip(),
+        )
+    elif disturbed:
+        yield Finding(GOOD, about, f"{text}{disturbed}; within the budget all the same.")
+    else:
+        yield Finding(GOOD, about, f"{text}, undisturbed.")
+
+
+def _precisions(run: Run) -> Iterator[Finding]:
+    for each in run.precisions:
+        worst = min(each.checks, key=lambda check: check.change, default=None)
+        if worst is None:
+            continue
+        faster = [f"{speedup(speed.factor)} fp32 on {speed.target}" for speed in each.speeds]
+        text = f"{points(worst.change)} points of accuracy"
+        yield Finding(
+            BAD if not worst.passed else NOTE,
+            each.model,
+            f"{', '.join([text, *faster])}.",
+        )
+
+
+def _engines(run: Run) -> Iterator[Finding]:
+    for engine in run.engines:
+        built = f"{engine.target} {engine.version}".strip()
+        file = run.file(engine.name)
+        source = run.file(engine.model)
+        if file is None:
+            yield Finding(BAD, engine.name, "Its story is here, and the engine is not.")
+        elif source and engine.onnx_sha256 and source.sha256 != engine.onnx_sha256:
+            yield Finding(
+                LOOK, engine.name, f"Built from another {engine.model} than lies here; export again"
+            )
+        elif engine.check is None:
+            yield Finding(LOOK, engine.name, f"Built with {built}, and never run.")
+        else:
+            yield Finding(
+                GOOD if engine.check.passed else BAD,
+                engine.name,
+                f"Built with {built}; agrees with the trained network on "
+                f"{percent(engine.check.top1_agreement)} of {engine.check.images:,} images.",
+            )
