@@ -1,10 +1,13 @@
-"""All stages in one go: from images and a budget to a verified model and its measured latency."""
+"""All stages in one go: from images and a budget to a verified model, its measured latency, and a
+report of how it came about."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.profile import NetworkProfile
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.export import export_subnet
@@ -13,6 +16,7 @@ from fbn_deploy.pipeline.profile import profile
 from fbn_deploy.pipeline.retrain import retrained_subnet
 from fbn_deploy.pipeline.search import search
 from fbn_deploy.pipeline.search_settings import SearchSettings
+from fbn_deploy.report.page import write_report
 from fbn_deploy.retrain.training import RetrainSettings
 from fbn_deploy.targets import Target, ready_target, shifts_as_convolution, targets
 
@@ -27,6 +31,8 @@ class Deployed:
     profile: NetworkProfile
     precision: dict[str, Any] | None
     """The verification of the file in another precision, where one was asked."""
+    report: Path | None
+    """None where something in the directory could not be read, which was said."""
 
 
 def deploy(
@@ -35,7 +41,8 @@ def deploy(
     retrain_settings: RetrainSettings,
     precision_settings: PrecisionSettings | None = None,
 ) -> Deployed:
-    """Search, retrain, export, verify, profile; every stage that is done already is kept."""
+    """Search, retrain, export, verify, profile, report; every stage that is done already is
+    kept."""
     found = search(context, search_settings)
     network, training = retrained_subnet(context, retrain_settings)
     verification = export_subnet(
@@ -48,7 +55,17 @@ def deploy(
     if precision_settings is not None:
         targets = precision_targets(found, precision_settings.precision)
         lower = export_precision(context, network, precision_settings, targets)
-    return Deployed(found, training, verification, profile(context.run.path), lower)
+    measured = profile(context.run.path)
+    return Deployed(found, training, verification, measured, lower, _reported(context))
+
+
+def _reported(context: Context) -> Path | None:
+    """The report of the run. What an older file in the directory lacks does not undo the rest."""
+    try:
+        return write_report(context.run.path)[0]
+    except FBNError as error:
+        context.reporter.say(f"No report was written: {error}")
+        return None
 
 
 def precision_targets(found: dict[str, Any], precision: str) -> list[Target]:

@@ -111,7 +111,8 @@ def _budget(search: Search, budget: Budget) -> Finding:
             LOOK,
             name,
             f"Predicted {milliseconds(cost)} ({milliseconds(low)} to {milliseconds(high)}), and "
-            f"not measured there; the budget is {_limit(budget)}. Run fbn profile model.onnx on the device.",
+            f"not measured there; the budget is {_limit(budget)}. Run fbn profile model.onnx on "
+            "the device.",
         )
     text = (
         f"Confirmed {milliseconds(confirmed.value_ms)}, at most "

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fbn_deploy.latency.slowdown import slowdown_of
 from fbn_deploy.report.amounts import NONE, digits, percent
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
 from fbn_deploy.report.measured import Record
-from fbn_deploy.report.pieces import folded, not_done, note, pairs, table
+from fbn_deploy.report.pieces import heading, not_done, note, pairs, table
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.stages import missing
 
 TITLE = "Latency records"
-
-_NUMBERS: tuple[tuple[str, Callable[[Record], str]], ...] = (
-    ("median, ms", lambda r: digits(r.timing.value_ms)),
-    ("95 % interval", lambda r: f"{digits(r.timing.low_ms)} to {digits(r.timing.high_ms)}"),
-    ("worst round", lambda r: digits(r.timing.worst_round_ms)),
-    ("min", lambda r: digits(r.timing.min_ms)),
-    ("p90", lambda r: digits(r.timing.p90_ms)),
-    ("p99", lambda r: digits(r.timing.p99_ms)),
-    ("runs", lambda r: f"{r.timing.n:,}"),
-    ("rounds", lambda r: f"{r.timing.rounds:,}"),
-    ("spread", lambda r: percent(r.timing.spread, 1)),
-    ("slow day", lambda r: f"× {slowdown_of(r):.3f}"),
-    ("waited", lambda r: percent(r.timing.waited, 1)),
-    ("crowded", lambda r: percent(r.timing.crowded, 0)),
-    ("load", lambda r: f"{r.timing.load:.2f}"),
-)
 
 
 def section(run: Run) -> Markup:
@@ -37,20 +21,25 @@ def section(run: Run) -> Markup:
         undone = missing(run)
         stage = undone.get("profile") or undone.get("search")
         return not_done(stage) if stage else note("No latency was measured for this run.")
-    columns = ["of", *(name for name, _ in _NUMBERS), "disturbed"]
+    shown = {name: [show(record) for _, record in records] for name, show in _CONDITIONS}
+    shared = [(name, each[0]) for name, each in shown.items() if len(set(each)) == 1]
+    differing = [[name, *each] for name, each in shown.items() if len(set(each)) > 1]
     rows: list[list[Child]] = [
-        [name, *(show(record) for _, show in _NUMBERS), _disturbed(record)]
-        for name, record in records
+        [name, *(show(record) for _, record in records)] for name, show in _NUMBERS
     ]
+    columns = ["", *(name for name, _ in records)]
     return escaped(
         [
-            table(columns, rows, numbers=range(1, len(_NUMBERS) + 1)),
+            tag("div", table(columns, [*rows, *differing]), class_="records"),
             note(
-                "Slow day: the factor by which the machine was faster then than when it is slow. "
-                "Waited: time without a core. Crowded: rounds during which somebody else computed "
-                "on the core; they are left out of the median."
+                "Slow day: by how much the machine was faster then than when it is slow; a budget "
+                "is held against the median times that. Waited: time without a core. Preempted: "
+                "runs with an involuntary context switch. Crowded: rounds during which somebody "
+                "else computed on the core; they are left out of the median. "
+                "Confirmations are made by fresh processes."
             ),
-            [folded(f"Conditions: {name}", _conditions(record)) for name, record in records],
+            heading("Conditions of all of them" if len(records) > 1 else "Conditions"),
+            pairs(shared),
         ]
     )
 
@@ -61,26 +50,44 @@ def _disturbed(record: Record) -> Child:
     return tag("span", "; ".join(record.timing.disturbed), class_="warned")
 
 
-def _conditions(record: Record) -> Markup:
-    found = record.conditions
-    inputs = ", ".join(f"{n} {'×'.join(map(str, shape))}" for n, shape in found.inputs.items())
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    settings = ", ".join(f"{name} {value}" for name, value in found.settings.items())
-    rows: list[tuple[Child, Child]] = [
-        ("target", found.target),
-        ("device", found.device),
-        ("runtime", versions),
-        ("precision", found.precision),
-        ("batch", str(found.batch)),
-        ("input", inputs),
-        ("threads", str(found.threads)),
-        ("cores", ", ".join(map(str, record.cores)) if record.cores else NONE),
-        ("clock", f"{record.clock_mhz:,.0f} MHz" if record.clock_mhz else NONE),
-        ("power", found.power or NONE),
-        ("settings", settings),
-        ("protocol", found.protocol),
-        ("process", "a fresh one" if found.process else "the one that asked"),
-        ("date", record.date),
-        ("graph", tag("code", found.network)),
-    ]
-    return pairs(rows)
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def _input(record: Record) -> str:
+    shapes = record.conditions.inputs.items()
+    return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in shapes)
+
+
+_NUMBERS: tuple[tuple[str, Callable[[Record], Child]], ...] = (
+    ("median, ms", lambda r: tag("b", digits(r.timing.value_ms))),
+    ("95 % interval", lambda r: f"{digits(r.timing.low_ms)} to {digits(r.timing.high_ms)}"),
+    ("worst round", lambda r: digits(r.timing.worst_round_ms)),
+    ("shortest run", lambda r: digits(r.timing.min_ms)),
+    ("p90", lambda r: digits(r.timing.p90_ms)),
+    ("p99", lambda r: digits(r.timing.p99_ms)),
+    ("runs, rounds", lambda r: f"{r.timing.n:,}, {r.timing.rounds:,}"),
+    ("spread of rounds", lambda r: percent(r.timing.spread, 1)),
+    ("slow day", lambda r: f"× {slowdown_of(r):.3f}"),
+    ("waited", lambda r: percent(r.timing.waited, 1)),
+    ("preempted", lambda r: percent(r.timing.preempted, 1)),
+    ("crowded", lambda r: percent(r.timing.crowded, 0)),
+    ("load", lambda r: f"{r.timing.load:.2f}"),
+    ("date", lambda r: r.date.replace("T", " ").replace("+00:00", " UTC")),
+    ("disturbed", _disturbed),
+)
+_CONDITIONS: tuple[tuple[str, Callable[[Record], str]], ...] = (
+    ("target", lambda r: r.conditions.target),
+    ("device", lambda r: r.conditions.device),
+    ("runtime", lambda r: _listed(r.conditions.versions)),
+    ("precision", lambda r: r.conditions.precision),
+    ("batch", lambda r: str(r.conditions.batch)),
+    ("input", _input),
+    ("threads", lambda r: str(r.conditions.threads)),
+    ("cores", lambda r: ", ".join(map(str, r.cores)) if r.cores else NONE),
+    ("clock, MHz", lambda r: f"{r.clock_mhz:,.0f}" if r.clock_mhz else NONE),
+    ("power", lambda r: r.conditions.power or "not told by the system"),
+    ("settings", lambda r: _listed(r.conditions.settings)),
+    ("protocol", lambda r: r.conditions.protocol),
+    ("graph", lambda r: r.conditions.network[:12]),
+)

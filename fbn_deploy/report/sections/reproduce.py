@@ -25,6 +25,7 @@ PHASES = {
     "trial": "training finalists",
     "confirm": "confirming the best",
 }
+_SHORTEST_S = 0.001  # of what is drawn: a phase that was left out takes nothing
 # Settings of a search that are options of the same name, and those of the supernet.
 _SEARCH = ("target", "threads", "batch", "algorithm", "candidates", "finalists", "indicator",
            "probe_batches", "probe_size", "predictor")  # fmt: skip
@@ -44,7 +45,7 @@ def _timing(run: Run) -> Iterator[Child]:
         rows = [
             Bar(PHASES.get(name, name), value, seconds(value))
             for name, value in timing.items()
-            if name != "latency"
+            if name != "latency" and value >= _SHORTEST_S
         ]
     if run.training and run.training.seconds is not None:
         rows.append(
@@ -90,7 +91,10 @@ def _search_command(run: Run, search: Search) -> str:
         ["--data", told.data, "--seed", str(told.seed), *_said("--bn", told.bn)],
         [word for name in _SUPERNET for word in _said(_option(name), told.supernet.get(name))],
         [word for budget in search.budgets for word in _budget(budget)],
-        [word for name in _SEARCH for word in _said(_option(name), settings.get(name))],
+        *(
+            [word for name in names for word in _said(_option(name), settings.get(name))]
+            for names in (_SEARCH[:5], _SEARCH[5:])
+        ),
         ["--proxy" if settings.get("proxy") else "--no-proxy"],
         [word for file in search.tables for word in ("--latency-table", file)],
     ]
