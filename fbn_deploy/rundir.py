@@ -144,7 +144,9 @@ class RunDir:
             raise FBNError(
                 f"{self.run} has another schema than {SCHEMA}; use the version it is of."
             )
-        found: dict[str, Any] = content["configuration"]
+        found = content.get("configuration")
+        if not isinstance(found, dict):
+            raise FBNError(f"{self.run} holds no configuration; it was not written by fbn_deploy.")
         return found
 
     def start(self, configuration: Mapping[str, Any], device: str) -> None:

@@ -44,16 +44,20 @@ class Fields:
         return self.content.get(key) is not None
 
     def number(self, key: str) -> float:
-        """A number that has to be there; infinite where it stands for what is not known."""
-        found = self.content.get(key)
-        if isinstance(found, bool) or not isinstance(found, int | float):
+        """A finite number that has to be there."""
+        found = _number(self.content.get(key))
+        if found is None or not math.isfinite(found):
             raise self._wrong(key, "a number")
-        return _known(found)
+        return found
 
     def number_or_none(self, key: str) -> float | None:
         """None where nothing is said, or what is said stands for a value that is not known."""
-        found = self.number(key) if key in self else None
-        return found if found is not None and math.isfinite(found) else None
+        if key not in self:
+            return None
+        found = _number(self.content[key])
+        if found is None:
+            raise self._wrong(key, "a number")
+        return found if math.isfinite(found) else None
 
     def count(self, key: str) -> int:
         """A whole number that has to be there."""
@@ -111,30 +115,33 @@ class Fields:
         return tuple(found)
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """A list of numbers."""
-        found = self._list(key)
-        if not all(isinstance(e, int | float) and not isinstance(e, bool) for e in found):
+        """A list of numbers; infinite where one stands for what is not known."""
+        found = [_number(each) for each in self._list(key)]
+        known = tuple(each for each in found if each is not None)
+        if len(known) < len(found):
             raise self._wrong(key, "a list of numbers")
-        return tuple(_known(each) for each in found)
+        return known
 
     def length(self, key: str) -> int:
         """How many things a list holds."""
         return len(self._list(key))
 
     def pairs(self, key: str) -> tuple[tuple[int, float], ...]:
-        """A list of pairs of a whole number and a number."""
-        found = self._list(key)
-        for each in found:
-            if not isinstance(each, list) or [type(n) for n in each[:1]] != [int] or len(each) != 2:
+        """A list of pairs of a whole number and a finite number."""
+        found = []
+        for each in self._list(key):
+            first, second = each if isinstance(each, list) and len(each) == 2 else (None, None)
+            value = _number(second)
+            if type(first) is not int or value is None or not math.isfinite(value):
                 raise self._wrong(key, "a list of pairs of numbers")
-            if not isinstance(each[1], int | float):
-                raise self._wrong(key, "a list of pairs of numbers")
-        return tuple((number, _known(value)) for number, value in found)
+            found.append((first, value))
+        return tuple(found)
 
     def named_numbers(self, key: str) -> dict[str, float]:
-        """An object of numbers."""
+        """An object of numbers, those left out that are not known."""
         part = self.part(key)
-        return {name: part.number(name) for name in part.content}
+        found = {name: part.number_or_none(name) for name in part.content}
+        return {name: value for name, value in found.items() if value is not None}
 
     def named_texts(self, key: str) -> dict[str, str]:
         """An object of values that are shown as they are."""
@@ -177,7 +184,8 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def _known(value: float) -> float:
-    if math.isnan(value):
-        return math.inf
-    return value if abs(value) < UNKNOWN else math.copysign(math.inf, value)
+def _number(value: Any) -> float | None:
+    """None where ``value`` is no number; infinite where it stands for what is not known."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < UNKNOWN else math.inf  # False for NaN as well

@@ -9,10 +9,15 @@ from pathlib import Path
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.record import LatencyRecord
+from fbn_deploy.latency.timing import Timing
 from fbn_deploy.report.fields import Fields
 
 PROFILE_SCHEMA = 1
 Record = LatencyRecord
+
+
+# Numbers that older records lack, or that are null where the device's own clock times.
+_MAY_LACK = frozenset({"best_arithmetic_us", "best_reference_us", "crowded"})
 
 
 @dataclass(frozen=True)
@@ -79,17 +84,22 @@ def record_of(content: Fields) -> Record:
         found = LatencyRecord.from_json(content.content)
     except FBNError as error:
         raise FBNError(f"{content.path}: {content.place}: {error}") from None
-    for name, value in dataclasses.asdict(found.timing).items():
-        if name != "disturbed" and value is not None:
-            content.number(name)
+    for name in {field.name for field in dataclasses.fields(Timing)} - _MAY_LACK - {"disturbed"}:
+        content.number(name)
+    for name in (*_MAY_LACK, "clock_mhz", "slow_reference_us"):
+        content.number_or_none(name)
+    content.text("date")
     content.texts("disturbed")
+    content.numbers("cores")
     conditions = content.part("conditions")
-    for name in ("target", "device", "precision", "power", "protocol"):
+    for name in ("target", "device", "precision", "power", "protocol", "network"):
         conditions.text(name)
-    for name in ("batch", "threads", "process"):
-        conditions.count_or_none(name)
-    for name in ("versions", "settings", "inputs"):
-        conditions.part(name)
+    for name in ("batch", "threads"):
+        conditions.count(name)
+    if any(name not in conditions for name in ("versions", "settings")):
+        raise FBNError(f"{content.path}: {content.place} says no versions or settings.")
+    conditions.part("versions")
+    conditions.part("settings")
     return found
 
 

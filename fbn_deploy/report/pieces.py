@@ -100,9 +100,10 @@ def bars(rows: Sequence[Bar]) -> Markup:
     return tag("table", tag("tbody", drawn), class_="bars")
 
 
-def folded(summary: str, *children: Child) -> Markup:
-    """What is shown when it is asked for, and in print."""
-    return tag("details", tag("summary", summary), children)
+def folded(summary: str, *children: Child, printed: bool = True) -> Markup:
+    """What is shown when it is asked for, and in print unless it is too long for that."""
+    unprinted = None if printed else "unprinted"
+    return tag("details", tag("summary", summary), children, class_=unprinted)
 
 
 def not_done(stage: Stage) -> Markup:

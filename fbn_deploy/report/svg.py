@@ -16,7 +16,7 @@ from fbn_deploy.report.quantity import Quantity
 WIDTH = 900.0
 _CHARACTER = 6.2  # mean width of one at the size of a label
 _REACH = 1.3  # an outer end beyond this multiple of all else is drawn as an arrow
-_FAR = 0.5  # as is a budget that is further from the points than this part of their range
+_FAR = 1.0  # as is a budget that is further from the points than this multiple of their range
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Span:
     """An upper bound, drawn as a bracket."""
     open_ended: bool = False
     """Whether ``outer`` goes on to the right without a known end."""
+    cut: bool = False
+    """Whether ``outer`` may end in an arrow where it goes far beyond everything else."""
     hollow: bool = False
     """Whether the dot is a prediction."""
 
@@ -73,7 +75,7 @@ def spans(rows: Sequence[Span], quantity: Quantity, *, limit: float | None, titl
     known += [end for row in rows if row.inner for end in row.inner]
     known += [row.bound for row in rows if row.bound is not None]
     reach = _REACH * max(known)
-    known += [end for row in rows if row.outer for end in row.outer if end <= reach]
+    known += [end for row in rows if row.outer for end in row.outer if not row.cut or end <= reach]
     x = around(known, 8, WIDTH - 8)
     pitch, top = 50, 26 if limit is not None else 4
     bottom = top + pitch * len(rows)
@@ -142,7 +144,7 @@ def scatter(
     title: str,
 ) -> Markup:
     """Cost (x) against rank (y, the best at the top), the front as a line of steps."""
-    left, right, top, bottom = 46.0, WIDTH - 12, 26.0, 330.0
+    left, right, top, bottom = 46.0, WIDTH - 12, 40.0, 340.0
     xs = [point.x for point in points]
     xs += [end for point in points if point.interval for end in point.interval]
     far = limit is not None and limit > max(xs) + _FAR * (max(xs) - min(xs))
@@ -154,7 +156,7 @@ def scatter(
          digits(tick, 3).removesuffix(".00").removesuffix(".0"), "tick", "end"))
         for tick in y.ticks(5)
     ]  # fmt: skip
-    drawn.append(tag("text", vertical, class_="tick", x=left - 36, y=top - 12))
+    drawn.append(tag("text", vertical, class_="tick", x=8, y=12))
     if limit is not None and far:
         said = f"budget {plain(limit)} {quantity.unit} →"
         drawn.append(_text(right, top - 13, said, "label limit-label", "end"))
@@ -238,7 +240,7 @@ def graph(nodes: Sequence[tuple[str, str]], edges: Sequence[Edge], *, title: str
         handles = f"{a + bend:.1f} {lift:.1f} {b - bend:.1f} {lift:.1f}"
         d = f"M{a:.1f} {base:.1f}C{handles} {b:.1f} {base:.1f}"
         lines.append(tag("path", tag("title", edge.said), d=d, class_=f"edge {edge.kind}"))
-        labels.append(_text((a + b) / 2, peak - 5, edge.label, f"label halo {edge.kind}", "middle"))
+        labels.append(_text((a + b) / 2, peak - 8, edge.label, f"label halo {edge.kind}", "middle"))
     for number, (name, text) in enumerate(nodes):
         at = margin + pitch * number
         labels.append(tag("circle", cx=at, cy=base, r=13, class_="node"))

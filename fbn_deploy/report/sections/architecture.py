@@ -70,10 +70,12 @@ def _cell(cell: Cell, found: Mapping[str, float]) -> Iterator[Child]:
     ]
     nodes = [(name, cell.ops.get(name, "")) for name in cell.nodes]
     yield svg.graph(nodes, edges, title=f"Cell {cell.name}".strip())
+    yield note("Edges lead from left to right; dashed: nothing passes; thin: the input as it is.")
 
 
 def _story(run: Run, found: Mapping[str, float]) -> Iterator[Child]:
     if run.profile is None:
+        yield note("How much of the time each choice takes is not known without a profile.")
         yield not_done(missing(run)["profile"])
     elif found:
         rest = max(0.0, 1 - sum(found.values()))

@@ -55,6 +55,11 @@ def _charts(search: Search) -> Iterator[Child]:
             continue
         yield heading(f"Rank against {_name(budget)}")
         yield _chart(search, budget)
+        reach = " The bar through the chosen one reaches to what its confirmation was at most."
+        yield note(
+            "The line joins the candidates that nothing beats in both."
+            f"{reach if budget.target in search.confirmed else ''}"
+        )
         if lacking:
             yield note(f"Not drawn, since their cost is not known: {plural(lacking, 'candidate')}.")
 

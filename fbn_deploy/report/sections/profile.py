@@ -45,7 +45,8 @@ def _profile(profile: Profile) -> Iterator[Child]:
     )
     if len(layers) > SHOWN:
         everything = bars([_bar(layer) for layer in layers])
-        yield folded(f"All {len(layers)} layers in the order in which they ran", everything)
+        summary = f"All {len(layers)} layers in the order in which they ran"
+        yield folded(summary, everything, printed=False)
 
 
 def _bar(layer: Layer) -> Bar:

@@ -166,6 +166,7 @@ def _span(label: str, record: LatencyRecord) -> svg.Span:
         timing.value_ms,
         outer=(timing.min_ms, max(timing.p90_ms, timing.value_ms)),
         inner=(timing.low_ms, timing.high_ms),
+        cut=True,
     )
 
 
@@ -195,7 +196,7 @@ def _files(run: Run) -> Iterator[Child]:
     listed = table(
         ["file", "size"], [[code(file.name), size(file.bytes)] for file in others], numbers=(1,)
     )
-    yield folded(f"{plural(len(others), 'other file')} of the run", listed)
+    yield folded(f"{plural(len(others), 'other file')} of the run", listed, printed=False)
     if not rows:
         yield note("There is no file to hand over yet.")
 
