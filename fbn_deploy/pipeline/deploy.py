@@ -3,6 +3,7 @@ report of how it came about."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from fbn_deploy.pipeline.search import search
 from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.report.page import write_report
 from fbn_deploy.retrain.training import RetrainSettings
+from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import Target, ready_target, shifts_as_convolution, targets
 
 
@@ -56,15 +58,17 @@ def deploy(
         targets = precision_targets(found, precision_settings.precision)
         lower = export_precision(context, network, precision_settings, targets)
     measured = profile(context.run.path)
-    return Deployed(found, training, verification, measured, lower, _reported(context))
+    report = reported(context.run, context.reporter.say)
+    return Deployed(found, training, verification, measured, lower, report)
 
 
-def _reported(context: Context) -> Path | None:
-    """The report of the run. What an older file in the directory lacks does not undo the rest."""
+def reported(run: RunDir, say: Callable[[str], None]) -> Path | None:
+    """The report of ``run``; None where a file in it cannot be read, which is said: the rest of
+    a deployment is no worse for it."""
     try:
-        return write_report(context.run.path)[0]
+        return write_report(run.path)[0]
     except FBNError as error:
-        context.reporter.say(f"No report was written: {error}")
+        say(f"No report was written: {error}")
         return None
 
 

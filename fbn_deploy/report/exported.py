@@ -187,8 +187,8 @@ def _check(content: Fields) -> Check:
         target=content.text("target"),
         images=content.count("images"),
         max_relative_error=content.number("max_relative_error"),
-        top1_agreement=content.number("top1_agreement"),
-        accuracy_trained=content.number("accuracy_trained"),
-        accuracy_exported=content.number("accuracy_exported"),
+        top1_agreement=content.share("top1_agreement"),
+        accuracy_trained=content.share("accuracy_trained"),
+        accuracy_exported=content.share("accuracy_exported"),
         passed=bool(content.flag("passed")),
     )

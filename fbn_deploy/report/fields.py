@@ -50,6 +50,13 @@ class Fields:
             raise self._wrong(key, "a number")
         return found
 
+    def share(self, key: str) -> float:
+        """A number from 0 to 1 that has to be there."""
+        found = self.number(key)
+        if not 0 <= found <= 1:
+            raise self._wrong(key, "a number from 0 to 1")
+        return found
+
     def number_or_none(self, key: str) -> float | None:
         """None where nothing is said, or what is said stands for a value that is not known."""
         if key not in self:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from fbn_deploy.report import svg
 from fbn_deploy.report.amounts import percent
 from fbn_deploy.report.architecture import Cell, Stage, kind_of, laid_out, shares
+from fbn_deploy.report.graph import Edge, graph
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
 from fbn_deploy.report.pieces import folded, heading, not_done, note, table
 from fbn_deploy.report.run import Run
@@ -57,7 +57,7 @@ def _cell(cell: Cell, found: Mapping[str, float]) -> Iterator[Child]:
         yield heading(f"Cell {cell.name}")
     place = {name: number for number, name in enumerate(cell.nodes)}
     edges = [
-        svg.Edge(
+        Edge(
             place[edge.start],
             place[edge.end],
             "" if edge.option == "on" else edge.option,
@@ -69,7 +69,7 @@ def _cell(cell: Cell, found: Mapping[str, float]) -> Iterator[Child]:
         if place[edge.start] < place[edge.end]
     ]
     nodes = [(name, cell.ops.get(name, "")) for name in cell.nodes]
-    yield svg.graph(nodes, edges, title=f"Cell {cell.name}".strip())
+    yield graph(nodes, edges, title=f"Cell {cell.name}".strip())
     yield note("Edges lead from left to right; dashed: nothing passes; thin: the input as it is.")
 
 

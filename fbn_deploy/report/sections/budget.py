@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fbn_deploy.report import svg
 from fbn_deploy.report.amounts import count, percent, plural
 from fbn_deploy.report.markup import Child, Markup, escaped
 from fbn_deploy.report.measured import device_text
@@ -12,6 +11,7 @@ from fbn_deploy.report.pieces import not_done, note, text
 from fbn_deploy.report.quantity import quantity_of
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.searched import Predictor, Range, Search, Survey
+from fbn_deploy.report.spans import Span, spans
 from fbn_deploy.report.stages import missing
 
 TITLE = "What the budget meant"
@@ -64,7 +64,7 @@ def _range(each: Range, survey: Survey) -> Child:
     scale = quantity.scale
     top = each.median if each.most is None else each.most
     said = f"{each.most / scale:.4g}" if each.most is not None else "not known"
-    row = svg.Span(
+    row = Span(
         label=f"{survey.count} sampled networks",
         note=f"{least} {each.least / scale:.4g} · median {each.median / scale:.4g} · {most} {said}",
         dot=each.median / scale,
@@ -72,7 +72,7 @@ def _range(each: Range, survey: Survey) -> Child:
         open_ended=each.most is None,
     )
     title = f"Cost of sampled networks against {budget.text}"
-    return [sentence, svg.spans([row], quantity, limit=budget.limit / scale, title=title)]
+    return [sentence, spans([row], quantity, limit=budget.limit / scale, title=title)]
 
 
 def _predicted(search: Search) -> Iterator[Child]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fbn_deploy.report import svg
 from fbn_deploy.report.amounts import NONE, count, digits, large, percent, plural
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
 from fbn_deploy.report.pieces import Bar, bars, folded, heading, not_done, note, table, text
 from fbn_deploy.report.quantity import quantity_of
 from fbn_deploy.report.run import Run
+from fbn_deploy.report.scatter import Point, scatter
 from fbn_deploy.report.searched import Candidate, Choices, Search
 from fbn_deploy.report.stages import missing
 from fbn_deploy.search.budgets import Budget
@@ -77,7 +77,7 @@ def _chart(search: Search, budget: Budget) -> Markup:
         interval = _interval(search, cost, budget) if chosen else None
         kind = "winner" if chosen else "on-front" if number in front else "point"
         points.append(
-            svg.Point(
+            Point(
                 cost / scale,
                 candidate.rank,
                 f"place {number + 1}, rank {digits(candidate.rank)}, "
@@ -91,7 +91,7 @@ def _chart(search: Search, budget: Budget) -> Markup:
         for n in front
         if (cost := search.candidates[n].cost(budget)) is not None
     )
-    return svg.scatter(
+    return scatter(
         points,
         steps,
         quantity,

@@ -35,7 +35,7 @@ def section(run: Run) -> Markup:
                 "Slow day: by how much the machine was faster then than when it is slow; a budget "
                 "is held against the median times that. Waited: time without a core. Preempted: "
                 "runs with an involuntary context switch. Crowded: rounds during which somebody "
-                "else computed on the core; they are left out of the median. "
+                "else computed on the core; left out of the median where enough others remain. "
                 "Confirmations are made by fresh processes."
             ),
             heading("Conditions of all of them" if len(records) > 1 else "Conditions"),

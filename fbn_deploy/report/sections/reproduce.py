@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from fbn_deploy.report.amounts import seconds
+from fbn_deploy.report.exported import Engine, Precision
 from fbn_deploy.report.fields import shown
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
 from fbn_deploy.report.pieces import Bar, bars, command, folded, heading, note, pairs
@@ -31,6 +32,13 @@ _SEARCH = ("target", "threads", "batch", "algorithm", "candidates", "finalists",
            "probe_batches", "probe_size", "predictor")  # fmt: skip
 _SUPERNET = ("epochs", "train", "sampler", "batch_size", "optimizer", "learning_rate", "schedule",
              "label_smoothing", "shards")  # fmt: skip
+_ENGINE = {
+    "--batch": "batch",
+    "--max-batch": "max_batch",
+    "--optimization-level": "optimization_level",
+    "--workspace": "workspace_mb",
+    "--hardware": "hardware",
+}
 _RETRAIN = frozenset({"seed", "teacher", "warm_start", "sync_bn"})  # beside the recipe's numbers
 
 
@@ -72,7 +80,8 @@ def _commands(run: Run) -> Iterator[Child]:
         lines.append(_retrain_command(run.training.settings))
     if run.export:
         lines.append("fbn export again")
-    lines += [_precision_command(each.name, each.max_drop) for each in run.precisions]
+    lines += [_precision_command(each) for each in run.precisions]
+    lines += [_engine_command(each) for each in run.engines]
     if run.profile:
         lines.append("fbn profile again")
     lines.append("fbn report again")
@@ -118,9 +127,23 @@ def _retrain_command(settings: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _precision_command(name: str, max_drop: float | None) -> str:
-    words = ["fbn", "export", "again", "--precision", name]
-    return shlex.join([*words, *_said("--max-drop", max_drop)])
+def _precision_command(each: Precision) -> str:
+    words = ["fbn", "export", "again", "--precision", each.name]
+    words += _said("--max-drop", each.max_drop)
+    words += _said("--calibration", each.calibration.get("method"))
+    words += _said("--calibration-images", each.calibration.get("images"))
+    words += [word for layer in each.kept_fp32 for word in ("--keep-fp32", layer)]
+    return shlex.join(words)
+
+
+def _engine_command(engine: Engine) -> str:
+    words = ["fbn", "export", "again", "--target", engine.target]
+    words += ["--precision", engine.precision] if engine.precision != "fp32" else []
+    words += [] if engine.check else ["--build-only"]
+    for option, name in _ENGINE.items():
+        words += _said(option, engine.options.get(name))
+    words += ["--version-compatible"] if engine.options.get("version_compatible") == "true" else []
+    return shlex.join(words)
 
 
 def _budget(budget: Budget) -> list[str]:

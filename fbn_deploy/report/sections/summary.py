@@ -1,11 +1,10 @@
-"""The verdict, what it rests on, the figures that matter, and the files."""
+"""The verdict, the figures that matter, and what the verdict rests on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from fbn_deploy.latency.record import LatencyRecord
-from fbn_deploy.report import svg
 from fbn_deploy.report.amounts import (
     SPACE,
     count,
@@ -18,16 +17,17 @@ from fbn_deploy.report.amounts import (
     size,
 )
 from fbn_deploy.report.markup import Child, Markup, tag
-from fbn_deploy.report.pieces import code, folded, notation, note, table
+from fbn_deploy.report.pieces import notation
 from fbn_deploy.report.quantity import quantity_of
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.searched import Search
+from fbn_deploy.report.sections.files import files
+from fbn_deploy.report.spans import Span, spans
 from fbn_deploy.report.verdict import BAD, GOOD, LOOK, NOTE, OPEN, Finding, Verdict
 from fbn_deploy.search.budgets import Budget
 
 SIGNS = {GOOD: "✓", LOOK: "!", BAD: "✕", OPEN: "○", NOTE: "·"}
 WORDS = {GOOD: "good", LOOK: "look", BAD: "against", OPEN: "not done", NOTE: "note"}
-HANDED_OVER = (".onnx", ".engine", ".engine.json")
 
 
 def section(run: Run, verdict: Verdict) -> Markup:
@@ -44,7 +44,7 @@ def section(run: Run, verdict: Verdict) -> Markup:
         parts.append(tag("p", notation(run.search.text), class_="chosen"))
         parts.append(tag("div", list(_tiles(run, run.search)), class_="tiles"))
         parts += _latencies(run, run.search)
-    parts += [_findings(verdict), *_files(run)]
+    parts += [_findings(verdict), files(run)]
     return tag("section", parts, id="verdict")
 
 
@@ -53,11 +53,11 @@ def _tiles(run: Run, search: Search) -> Iterator[Markup]:
         if budget.target:
             yield _latency_tile(search, budget)
     if run.training:
-        trivial = percent(run.training.trivial)
+        low, high = run.training.interval
         yield _tile(
             "top-1 accuracy",
             percent(run.training.accuracy),
-            f"{run.training.images:,} test images; trivial {trivial}",
+            f"{100 * low:.1f} to {percent(high, 1)} by {run.training.images:,} test images",
         )
     else:
         yield _tile("top-1 accuracy", "–", "not trained yet")
@@ -115,11 +115,11 @@ def _latencies(run: Run, search: Search) -> Iterator[Child]:
         target = budget.target
         if target is None:
             continue
-        rows: list[svg.Span] = []
+        rows: list[Span] = []
         known = search.best.latencies.get(target)
         if known and known.predicted is not None:
             rows.append(
-                svg.Span("predicted", "interval of the prediction", known.predicted,
+                Span("predicted", "interval of the prediction", known.predicted,
                          inner=known.interval, hollow=True)
             )  # fmt: skip
         confirmed = search.confirmed.get(target)
@@ -129,7 +129,7 @@ def _latencies(run: Run, search: Search) -> Iterator[Child]:
                 for number, record in enumerate(confirmed.records, 1)
             ]
             rows.append(
-                svg.Span(
+                Span(
                     "confirmed",
                     f"at most {milliseconds(confirmed.upper_ms)}; {confirmed.n:,} runs in "
                     f"{plural(len(confirmed.records), 'process', 'processes')}",
@@ -142,7 +142,7 @@ def _latencies(run: Run, search: Search) -> Iterator[Child]:
         if rows:
             yield tag(
                 "figure",
-                svg.spans(
+                spans(
                     rows,
                     quantity_of(budget),
                     limit=budget.limit,
@@ -157,9 +157,9 @@ def _latencies(run: Run, search: Search) -> Iterator[Child]:
             )
 
 
-def _span(label: str, record: LatencyRecord) -> svg.Span:
+def _span(label: str, record: LatencyRecord) -> Span:
     timing = record.timing
-    return svg.Span(
+    return Span(
         label,
         f"{milliseconds(timing.value_ms)}, p90 {digits(timing.p90_ms)}, {timing.n:,} runs"
         + (", disturbed" if timing.disturbed else ""),
@@ -177,43 +177,3 @@ def _findings(verdict: Verdict) -> Markup:
 def _finding(each: Finding) -> Markup:
     sign = tag("span", SIGNS[each.state], class_="sign", title=WORDS[each.state])
     return tag("li", sign, tag("b", each.about), tag("span", each.text), class_=each.state)
-
-
-def _files(run: Run) -> Iterator[Child]:
-    rows: list[list[Child]] = [
-        [
-            code(file.name),
-            size(file.bytes),
-            tag("code", file.sha256[:12]),
-            _standing(run, file.name),
-        ]
-        for file in run.files
-        if file.name.endswith(HANDED_OVER)
-    ]
-    if rows:
-        yield table(["file", "size", "SHA-256 begins", "state"], rows, numbers=(1,))
-    others = [file for file in run.files if not file.name.endswith(HANDED_OVER)]
-    listed = table(
-        ["file", "size"], [[code(file.name), size(file.bytes)] for file in others], numbers=(1,)
-    )
-    yield folded(f"{plural(len(others), 'other file')} of the run", listed, printed=False)
-    if not rows:
-        yield note("There is no file to hand over yet.")
-
-
-def _standing(run: Run, name: str) -> str:
-    """What is known of a file that is handed over."""
-    if name == "model.onnx":
-        if run.export is None:
-            return "not verified"
-        return "verified" if all(c.passed for c in run.export.checks) else "verification failed"
-    for precision in run.precisions:
-        if precision.model == name:
-            worst = min((check.accuracy_exported for check in precision.checks), default=None)
-            return f"verified in {precision.name}, {percent(worst)} top-1"
-    for engine in run.engines:
-        if engine.name == name:
-            return "verified on its device" if engine.check else "built, never run"
-        if f"{engine.name}.json" == name:
-            return "the engine's story"
-    return "not verified"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fbn_deploy.report import svg
 from fbn_deploy.report.amounts import percent, plural, seconds
+from fbn_deploy.report.curve import curve
 from fbn_deploy.report.fields import shown
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
 from fbn_deploy.report.pieces import folded, not_done, note, pairs, text
@@ -24,14 +24,16 @@ def section(run: Run) -> Markup:
 
 
 def _trained(found: Training) -> Iterator[Child]:
+    low, high = found.interval
     yield text(
         tag("b", f"{percent(found.accuracy)} top-1"),
-        f" on {found.images:,} test images; always naming the most frequent class reaches "
+        f" on {found.images:,} test images: with 95 % confidence between {percent(low, 1)} and "
+        f"{percent(high, 1)}. Always naming the most frequent class reaches "
         f"{percent(found.trivial)}. Trained in {seconds(found.seconds)}.",
     )
     if len(found.validation) > 1:
         best = found.best_epoch
-        yield svg.curve(
+        yield curve(
             found.validation,
             marked=best,
             title="Validation accuracy after each epoch",
@@ -60,7 +62,7 @@ def _unfinished(run: Run) -> Iterator[Child]:
         f"A training was begun and stands at step {found.step:,} after {seconds(found.seconds)}."
     )
     if len(found.validation) > 1:
-        yield svg.curve(found.validation, marked=None, title="Validation accuracy so far")
+        yield curve(found.validation, marked=None, title="Validation accuracy so far")
 
 
 def _images(run: Run) -> Iterator[Child]:
