@@ -10,6 +10,8 @@ from typing import Any
 from fbn_deploy.report.page import write_report
 from fbn_deploy.report.verdict import Verdict
 
+READY = "Ready to ship if 90.00 % top-1 is enough"  # what ``report_runs.whole`` makes
+
 
 class Page(HTMLParser):
     """A page taken apart: its texts, and every element with its attributes."""

@@ -10,7 +10,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from report_page import Page, changed, page, verdict
+from report_page import READY, Page, changed, page, verdict
 from report_runs import (
     CHAIN,
     DARTS,
@@ -115,7 +115,7 @@ def test_a_run_without_a_latency_budget_has_its_counts(tmp_path: Path) -> None:
     assert "39M FLOPs, counted; the budget is 40M FLOPs." in found.text
     assert "Rank against multiply-adds" in found.text
     assert "no budget was set for these conditions" in found.text
-    assert verdict(run).headline == "Ready to ship"
+    assert verdict(run).headline == READY
 
 
 def test_every_budget_has_its_chart(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_the_command_prints_the_verdict_or_one_json_object(tmp_path: Path) -> No
     run = whole(tmp_path)
     said = fbn("report", str(run))
     assert said.returncode == 0, said.stderr
-    assert said.stdout.splitlines() == ["Ready to ship", f"Report: {run / 'report.html'}"]
+    assert said.stdout.splitlines() == [READY, f"Report: {run / 'report.html'}"]
     printed = fbn("report", str(run), "--json")
     content = json.loads(printed.stdout)
     assert content["report"] == str(run / "report.html")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_page import page, verdict
+from report_page import READY, page, verdict
 from report_runs import (
     CHAIN,
     built,
@@ -22,14 +22,14 @@ from report_runs import (
 
 def test_a_run_that_holds_everywhere_is_ready_to_ship(tmp_path: Path) -> None:
     found = verdict(whole(tmp_path))
-    assert found.headline == "Ready to ship"
+    assert found.headline == READY
     assert {each.state for each in found.findings} == {"good"}
 
 
 @pytest.mark.parametrize(
     ("disturbed", "upper_ms", "headline"),
     [
-        ((), 1.9, "Ready to ship"),
+        ((), 1.9, READY),
         (("somebody computed",), 1.9, "Look before you ship: latency budget on onnxruntime-cpu"),
         ((), 2.1, "Do not ship this as it is: latency budget on onnxruntime-cpu"),
     ],
@@ -102,7 +102,7 @@ def test_another_precision_is_told_beside_fp32(tmp_path: Path) -> None:
     assert "−1.00 points of accuracy, 1.88 times as fast as fp32 on onnxruntime-cpu." in text
     assert "calibrated by mse on 500 images" in text
     assert "left in fp32: stem.conv/Conv" in text
-    assert verdict(run).headline == "Ready to ship"
+    assert verdict(run).headline == READY
     quantized(run, latency_ms=3.0)
     assert "2.00 times as slow as fp32 on onnxruntime-cpu" in page(run).text
 
@@ -112,7 +112,7 @@ def test_an_engine_is_told_with_its_story(tmp_path: Path) -> None:
     text = page(run).text
     assert "gpu A GPU, compute_capability 8, 6" in text
     assert "The builder warned: a warning" in text
-    assert verdict(run).headline == "Ready to ship"
+    assert verdict(run).headline == READY
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def scatter(
     drawn.append(tag("text", vertical, class_="tick", x=8, y=12))
     if limit is not None and far:
         said = f"budget {plain(limit)} {quantity.unit} →"
-        drawn.append(label(right, top - 13, said, "label limit-label", "end"))
+        drawn.append(label(right, 14, said, "label limit-label", "end"))
     elif limit is not None:
         drawn += limit_line(x(limit), top - 8, bottom, f"budget {plain(limit)} {quantity.unit}")
     if len(front) > 1:

@@ -48,18 +48,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The findings, and the worst of their states."""
+    """The findings, the worst of their states, and what they come to in one line."""
 
     state: str
+    headline: str
     findings: tuple[Finding, ...]
-
-    @property
-    def headline(self) -> str:
-        """``Look before you ship: latency of the file``."""
-        if self.state == GOOD:
-            return HEADLINES[GOOD]
-        abouts = [each.about for each in self.findings if each.state == self.state]
-        return f"{HEADLINES[self.state]}: {', '.join(dict.fromkeys(abouts))}"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -72,10 +65,15 @@ class Verdict:
 
 
 def judged(run: Run) -> Verdict:
-    """The verdict on ``run``."""
+    """The verdict on ``run``. Whether its accuracy is enough, only people know."""
     findings = tuple(_findings(run))
     states = {finding.state for finding in findings}
-    return Verdict(next(state for state in (*HEADLINES, NOTE) if state in states), findings)
+    state = next(state for state in HEADLINES if state in states)
+    if state == GOOD and run.training:
+        accuracy = percent(run.training.accuracy).replace(SPACE, " ")
+        return Verdict(state, f"{HEADLINES[state]} if {accuracy} top-1 is enough", findings)
+    abouts = [finding.about for finding in findings if finding.state == state]
+    return Verdict(state, f"{HEADLINES[state]}: {', '.join(dict.fromkeys(abouts))}", findings)
 
 
 def _findings(run: Run) -> Iterator[Finding]:

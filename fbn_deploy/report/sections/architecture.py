@@ -60,10 +60,9 @@ def _cell(cell: Cell, found: Mapping[str, float]) -> Iterator[Child]:
         Edge(
             place[edge.start],
             place[edge.end],
-            "" if edge.option == "on" else edge.option,
+            _label(edge.option, found.get(edge.decision)),
             kind_of(edge.option),
-            f"{edge.decision}: {edge.option}"
-            + (f", {percent(found[edge.decision], 1)}" if edge.decision in found else ""),
+            f"{edge.decision}: {edge.option}",
         )
         for edge in cell.edges
         if place[edge.start] < place[edge.end]
@@ -71,6 +70,12 @@ def _cell(cell: Cell, found: Mapping[str, float]) -> Iterator[Child]:
     nodes = [(name, cell.ops.get(name, "")) for name in cell.nodes]
     yield graph(nodes, edges, title=f"Cell {cell.name}".strip())
     yield note("Edges lead from left to right; dashed: nothing passes; thin: the input as it is.")
+
+
+def _label(option: str, share: float | None) -> str:
+    """What stands on an edge: its op, unless that is only its being there, and its time."""
+    name = "" if option == "on" else option
+    return name if share is None else f"{name}  {percent(share, 1)}".strip()
 
 
 def _story(run: Run, found: Mapping[str, float]) -> Iterator[Child]:

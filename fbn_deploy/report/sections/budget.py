@@ -63,10 +63,11 @@ def _range(each: Range, survey: Survey) -> Child:
     quantity = quantity_of(budget)
     scale = quantity.scale
     top = each.median if each.most is None else each.most
-    said = f"{each.most / scale:.4g}" if each.most is not None else "not known"
+    amount = budget.amount_of
+    said = "not known" if each.most is None else amount(each.most)
     row = Span(
         label=f"{survey.count} sampled networks",
-        note=f"{least} {each.least / scale:.4g} · median {each.median / scale:.4g} · {most} {said}",
+        note=f"{least} {amount(each.least)} · median {amount(each.median)} · {most} {said}",
         dot=each.median / scale,
         outer=(each.least / scale, top / scale),
         open_ended=each.most is None,

@@ -201,7 +201,7 @@ def _drawn(run: Run, search: Search) -> Iterator[Child]:
         ),
         Bar("drawn before", tally.duplicates, _part(tally.duplicates, tally.drawn), "faint"),
     ]
-    yield bars(rows)
+    yield bars([row for row in rows if row.value])
 
 
 def _part(number: float, whole: int) -> str:
