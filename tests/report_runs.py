@@ -74,7 +74,7 @@ def candidate(
     }
 
 
-def measured(value: float, predicted: float | None = None) -> dict[str, Any]:
+def measured(value: float | None, predicted: float | None = None) -> dict[str, Any]:
     """What ``search.json`` says of a latency."""
     interval = None if predicted is None else [0.9 * predicted, 1.1 * predicted]
     return {"predicted": predicted, "interval": interval, "measured": value}
@@ -90,12 +90,18 @@ def searched(
     disturbed: tuple[str, ...] = (),
     **changes: Any,
 ) -> Path:
-    """A run whose search is done; keys of ``changes`` replace those of ``search.json``."""
+    """A run whose search is done, ``confirmed`` or by a table from elsewhere; keys of ``changes``
+    replace those of ``search.json``."""
     others = [
         {**choices, name: "other"} for name in list(choices)[:3]
     ]  # fmt: skip
     candidates = [
-        candidate(each, rank, measured(1.0 + rank / 10, 1.05 + rank / 10), flops=4e7 - 1e6 * rank)
+        candidate(
+            each,
+            rank,
+            measured(1.0 + rank / 10 if confirmed else None, 1.05 + rank / 10),
+            flops=4e7 - 1e6 * rank,
+        )
         for rank, each in enumerate([choices, *others], 1)
     ]
     confirmations = {

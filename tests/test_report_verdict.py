@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_page import READY, page, verdict
+from report_page import READY, changed, page, verdict
 from report_runs import (
     CHAIN,
     built,
@@ -18,6 +18,12 @@ from report_runs import (
     trained,
     whole,
 )
+
+
+def test_a_quick_measurement_is_not_called_confirmed_either(tmp_path: Path) -> None:
+    run = searched(started(tmp_path))
+    changed(run / "search.json", "best", "confirmed", to={})
+    assert "Measured quickly, 1.100 ms, and not confirmed" in page(run).text
 
 
 def test_a_run_that_holds_everywhere_is_ready_to_ship(tmp_path: Path) -> None:

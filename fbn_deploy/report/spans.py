@@ -40,7 +40,7 @@ def spans(rows: Sequence[Span], quantity: Quantity, *, limit: float | None, titl
     reach = REACH * max(known)
     known += [end for row in rows if row.outer for end in row.outer if not row.cut or end <= reach]
     x = around(known, 8, WIDTH - 8)
-    pitch, top = 50, 26 if limit is not None else 4
+    pitch, top = 50, 32 if limit is not None else 4
     bottom = top + pitch * len(rows)
     drawn: list[Child] = []
     if limit is not None:

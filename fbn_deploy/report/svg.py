@@ -14,6 +14,7 @@ from fbn_deploy.report.markup import Child, Markup, tag
 
 WIDTH = 900.0
 CHARACTER = 6.2  # mean width of one at the size of a label
+LARGEST_CHARACTER = 10.3  # the same on a small screen, where labels are larger
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def horizontal_axis(x: Scale, y: float, name: str) -> Markup:
 
 
 def limit_line(at: float, top: float, bottom: float, text: str) -> list[Markup]:
-    half = CHARACTER * len(text) / 2
+    half = LARGEST_CHARACTER * len(text) / 2
     middle = min(max(at, half + 4), WIDTH - half - 4)
     return [
         line(at, top, at, bottom, "limit"),

@@ -104,6 +104,9 @@ def _budget(search: Search, budget: Budget) -> Finding:
     confirmed = search.confirmed.get(budget.target or "")
     if confirmed is None:
         known = search.best.latencies.get(budget.target or "")
+        if known and known.measured is not None:
+            text = f"Measured quickly, {milliseconds(cost)}, and not confirmed; the budget is "
+            return Finding(LOOK, name, f"{text}{_limit(budget)}. Search again to confirm it.")
         low, high = (known.interval if known else None) or (None, None)
         return Finding(
             LOOK,
