@@ -79,6 +79,16 @@ def test_a_prediction_is_not_called_confirmed(tmp_path: Path) -> None:
     assert verdict(run).headline == "Look before you ship: latency budget on onnxruntime-cpu"
 
 
+def test_a_budget_of_another_device_is_not_held_against_this_one(tmp_path: Path) -> None:
+    board = {"predictor": "table", "conditions": {"device": "a board"}}
+    run = searched(started(tmp_path), confirmed=False, latency={"onnxruntime-cpu": board})
+    profiled(exported(trained(run)), value_ms=9.0)
+    text = page(run).text
+    assert "no budget was set for these conditions (device, threads, batch)" in text
+    assert "trained and exported" not in text
+    assert verdict(run).state == "look"
+
+
 def test_a_file_of_another_training_is_seen_by_its_accuracy(tmp_path: Path) -> None:
     run = whole(tmp_path)
     trained(run, accuracy=0.95)

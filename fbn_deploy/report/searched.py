@@ -146,9 +146,22 @@ class Search:
         places = (n for n, each in enumerate(self.candidates) if each.choices == self.best.choices)
         return next(places, None)
 
-    def budget_on(self, target: str) -> Budget | None:
-        """The latency budget on ``target``."""
-        return next((budget for budget in self.budgets if budget.target == target), None)
+    def budget_for(self, record: Record) -> Budget | None:
+        """The latency budget that ``record`` can be held against: of its target, device, threads
+        and batch. A table from elsewhere is of a device that only shares the target's name."""
+        found = record.conditions
+        asked = (self.settings.get("threads", 1), self.settings.get("batch", 1))
+        device = self._device(found.target)
+        if (found.threads, found.batch) != asked or device not in ("", found.device):
+            return None
+        return next((budget for budget in self.budgets if budget.target == found.target), None)
+
+    def _device(self, target: str) -> str:
+        """The device that the latencies on ``target`` are of; empty where nothing says."""
+        if (confirmed := self.confirmed.get(target)) and confirmed.records:
+            return confirmed.records[0].conditions.device
+        predictor = self.predictors.get(target)
+        return predictor.device if predictor else ""
 
 
 def read_search(path: Path) -> Search:

@@ -6,6 +6,7 @@ A finding is ``good``; ``look`` at it before shipping; ``bad``: it speaks agains
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -91,40 +92,48 @@ def _findings(run: Run) -> Iterator[Finding]:
 
 
 def _budget(search: Search, budget: Budget) -> Finding:
-    about = {"latency": "latency budget", "flops": "FLOPs budget", "params": "parameter budget"}
-    name = f"{about[budget.kind]}{f' on {budget.target}' if budget.target else ''}"
+    if budget.kind == "latency":
+        return _latency_budget(search, budget)
+    about = {"flops": "FLOPs budget", "params": "parameter budget"}[budget.kind]
     cost = search.best.cost(budget)
-    if budget.kind != "latency":
-        if cost is None:
-            return Finding(LOOK, name, f"The cost under {budget.text} is not written down.")
-        state = GOOD if budget.is_met_by(cost) else BAD
-        return Finding(
-            state, name, f"{budget.amount_of(cost)}, counted; the budget is {_limit(budget)}."
-        )
+    if cost is None:
+        return Finding(LOOK, about, f"The cost under {budget.text} is not written down.")
+    state = GOOD if budget.is_met_by(cost) else BAD
+    text = f"{budget.amount_of(cost)}, counted; the budget is {_limit(budget)}."
+    return Finding(state, about, text)
+
+
+def _latency_budget(search: Search, budget: Budget) -> Finding:
+    """What is promised is the upper bound of the confirmation; nothing else is a promise."""
+    about = f"latency budget on {budget.target}"
     confirmed = search.confirmed.get(budget.target or "")
     if confirmed is None:
-        known = search.best.latencies.get(budget.target or "")
-        if known and known.measured is not None:
-            text = f"Measured quickly, {milliseconds(cost)}, and not confirmed; the budget is "
-            return Finding(LOOK, name, f"{text}{_limit(budget)}. Search again to confirm it.")
-        low, high = (known.interval if known else None) or (None, None)
-        return Finding(
-            LOOK,
-            name,
-            f"Predicted {milliseconds(cost)} ({milliseconds(low)} to {milliseconds(high)}), and "
-            f"not measured there; the budget is {_limit(budget)}. Run fbn profile model.onnx on "
-            "the device.",
-        )
+        return Finding(LOOK, about, _unconfirmed(search, budget))
     text = (
         f"Confirmed {milliseconds(confirmed.value_ms)}, at most "
         f"{milliseconds(confirmed.upper_ms)}; the budget is {_limit(budget)}. {confirmed.n:,} runs "
         f"in {plural(len(confirmed.records), 'process', 'processes')}."
     )
     if confirmed.upper_ms > budget.limit:
-        return Finding(BAD, name, text)
+        return Finding(BAD, about, text)
     if confirmed.disturbed:
-        return Finding(LOOK, name, f"{text} The machine was disturbed meanwhile.")
-    return Finding(GOOD, name, text)
+        return Finding(LOOK, about, f"{text} The machine was disturbed meanwhile.")
+    return Finding(GOOD, about, text)
+
+
+def _unconfirmed(search: Search, budget: Budget) -> str:
+    known = search.best.latencies.get(budget.target or "")
+    cost = milliseconds(search.best.cost(budget))
+    if known and known.measured is not None:
+        return (
+            f"Measured quickly, {cost}, and not confirmed; the budget is {_limit(budget)}. Search "
+            "again to confirm it."
+        )
+    low, high = (known.interval if known else None) or (None, None)
+    return (
+        f"Predicted {cost} ({milliseconds(low)} to {milliseconds(high)}), and not measured there; "
+        f"the budget is {_limit(budget)}. Run fbn profile model.onnx on the device."
+    )
 
 
 def _limit(budget: Budget) -> str:
@@ -188,17 +197,22 @@ def _latency(run: Run, search: Search) -> Iterator[Finding]:
         f"model.onnx takes {milliseconds(timing.value_ms)} on {conditions.target} (95 % interval "
         f"{digits(timing.low_ms)} to {milliseconds(timing.high_ms)}, {timing.n:,} runs)"
     )
-    budget = search.budget_on(conditions.target)
-    asked = (search.settings.get("threads", 1), search.settings.get("batch", 1))
+    budget = search.budget_for(record)
     disturbed = f", disturbed: {'; '.join(timing.disturbed)}" if timing.disturbed else ""
-    if budget is None or asked != (conditions.threads, conditions.batch):
-        yield Finding(NOTE, about, f"{text}{disturbed}; no budget was set for these conditions.")
+    if budget is None:
+        yield Finding(
+            NOTE,
+            about,
+            f"{text}{disturbed}; no budget was set for these conditions (device, threads, batch).",
+        )
     elif timing.value_ms > budget.limit:
         yield Finding(
             LOOK if disturbed else BAD,
             about,
-            f"{text}{disturbed}: over the budget of {_limit(budget)}. "
-            f"{f'fbn profile {run.path} measures it again.' if disturbed else ''}".strip(),
+            f"{text}{disturbed}: over the budget of {_limit(budget)}."
+            + (
+                f" fbn profile {shlex.quote(str(run.path))} measures it again." if disturbed else ""
+            ),
         )
     elif disturbed:
         yield Finding(GOOD, about, f"{text}{disturbed}; within the budget all the same.")
@@ -229,7 +243,9 @@ def _engines(run: Run) -> Iterator[Finding]:
             yield Finding(BAD, engine.name, "Its story is here, and the engine is not.")
         elif source and engine.onnx_sha256 and source.sha256 != engine.onnx_sha256:
             yield Finding(
-                LOOK, engine.name, f"Built from another {engine.model} than lies here; export again"
+                LOOK,
+                engine.name,
+                f"Built from another {engine.model} than lies here; export it again.",
             )
         elif engine.check is None:
             yield Finding(LOOK, engine.name, f"Built with {built}, and never run.")

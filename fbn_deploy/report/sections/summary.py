@@ -137,7 +137,7 @@ def _latencies(run: Run, search: Search) -> Iterator[Child]:
                     bound=confirmed.upper_ms,
                 )
             )
-        if run.profile and run.profile.record.conditions.target == target:
+        if run.profile and search.budget_for(run.profile.record) == budget:
             rows.append(_span("model.onnx, trained and exported", run.profile.record))
         if rows:
             yield tag(
