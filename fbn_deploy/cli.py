@@ -21,8 +21,8 @@ WORKSTATION = frozenset(
 )  # fmt: skip
 # The order in which people use them; a command that is not named here follows, by name.
 ORDER = (
-    "train", "search", "retrain", "export", "profile", "deploy", "bench", "fold", "bundle",
-    "measure", "latency",
+    "train", "search", "retrain", "export", "profile", "deploy", "report", "bench", "fold",
+    "bundle", "measure", "latency",
 )  # fmt: skip
 
 ENDING_S = 8.0  # torchrun stops the processes of a job a second or two after one has failed

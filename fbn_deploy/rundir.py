@@ -118,6 +118,20 @@ class RunDir:
         """Latency of the whole and by layer."""
         return self.path / "profile.json"
 
+    @property
+    def report(self) -> Path:
+        """All of the run on one page."""
+        return self.path / "report.html"
+
+    def precisions(self) -> list[str]:
+        """The precisions beside fp32 that were verified."""
+        found = self.path.glob(self.precision_verify("*").name)
+        return sorted(path.name.split(".", 2)[1] for path in found)
+
+    def engine_stories(self) -> list[Path]:
+        """The JSON files beside engines."""
+        return sorted(self.path.glob("*.engine.json"))
+
     def configuration(self) -> dict[str, Any]:
         """What ``run.json`` holds. Raises ``FBNError`` when this is no run directory."""
         if not self.run.is_file():
@@ -130,7 +144,9 @@ class RunDir:
             raise FBNError(
                 f"{self.run} has another schema than {SCHEMA}; use the version it is of."
             )
-        found: dict[str, Any] = content["configuration"]
+        found = content.get("configuration")
+        if not isinstance(found, dict):
+            raise FBNError(f"{self.run} holds no configuration; it was not written by fbn_deploy.")
         return found
 
     def start(self, configuration: Mapping[str, Any], device: str) -> None:

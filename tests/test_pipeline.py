@@ -44,6 +44,10 @@ def test_deploy_ends_with_a_verified_model_and_the_same_seed_searches_the_same(
     assert summary["best"]["costs"]["flops"] <= 2e6
     assert (tmp_path / "a" / "model.onnx").stat().st_size > 0
     assert json.loads((tmp_path / "a" / "profile.json").read_text())["schema"] == 1
+    report = (tmp_path / "a" / "report.html").read_text()
+    assert summary["report"] == str(tmp_path / "a" / "report.html")
+    assert summary["best"]["text"].partition("+")[0] in report
+    assert "Not done yet" in report
     again = fbn("search", *TINY, *QUICK, *budget, "--run", str(tmp_path / "b"))
     assert again.returncode == 0, again.stderr
     assert without_timing(tmp_path / "a" / "search.json") == without_timing(

@@ -28,7 +28,7 @@ def command(
     keep_fair_bn: KeepFairBn = None,
     json_output: Json = False,
 ) -> None:
-    """Search, retrain, export, verify, profile: all of it, in one go."""
+    """Search, retrain, export, verify, profile, report: all of it, in one go."""
     from fbn_deploy.latency.table import profile_table
     from fbn_deploy.pipeline.deploy import deploy
     from fbn_deploy.retrain.recipes import recipe as recipe_named
@@ -54,6 +54,7 @@ def command(
             "verification": done.verification,
             "profile": done.profile.as_json(),
             "precision": done.precision,
+            "report": None if done.report is None else str(done.report),
         }
         return show(True, result, "")
     for part in (
@@ -63,6 +64,7 @@ def command(
         summary.accuracy(done.training),
         *(summary.verified(result) for result in done.verification["results"]),
         None if done.precision is None else summary.precision(done.precision, context.run.path),
+        f"Report: {done.report}" if done.report else None,
         summary.latency(done.profile.record, model, done.search),
     ):
         if part is not None:

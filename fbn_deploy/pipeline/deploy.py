@@ -1,10 +1,14 @@
-"""All stages in one go: from images and a budget to a verified model and its measured latency."""
+"""All stages in one go: from images and a budget to a verified model, its measured latency, and a
+report of how it came about."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.profile import NetworkProfile
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.export import export_subnet
@@ -13,7 +17,9 @@ from fbn_deploy.pipeline.profile import profile
 from fbn_deploy.pipeline.retrain import retrained_subnet
 from fbn_deploy.pipeline.search import search
 from fbn_deploy.pipeline.search_settings import SearchSettings
+from fbn_deploy.report.page import write_report
 from fbn_deploy.retrain.training import RetrainSettings
+from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import (
     Target,
     ready_target,
@@ -34,6 +40,8 @@ class Deployed:
     """Of the file in the precision of the search."""
     precision: dict[str, Any] | None
     """The verification of the file in another precision, where one was asked."""
+    report: Path | None
+    """None where something in the directory could not be read, which was said."""
 
 
 def deploy(
@@ -42,7 +50,8 @@ def deploy(
     retrain_settings: RetrainSettings,
     precision_settings: PrecisionSettings | None = None,
 ) -> Deployed:
-    """Search, retrain, export, verify, profile; every stage that is done already is kept."""
+    """Search, retrain, export, verify, profile, report; every stage that is done already is
+    kept."""
     found = search(context, search_settings)
     network, training = retrained_subnet(context, retrain_settings)
     verification = export_subnet(
@@ -56,8 +65,19 @@ def deploy(
         targets = precision_targets(found, precision_settings.precision)
         unsigned = unsigned_activations(each.name for each in targets)
         lower = export_precision(context, network, precision_settings, targets, unsigned=unsigned)
-    profiled = profile(context.run.path, precision=search_settings.precision)
-    return Deployed(found, training, verification, profiled, lower)
+    measured = profile(context.run.path, precision=search_settings.precision)
+    report = reported(context.run, context.reporter.say)
+    return Deployed(found, training, verification, measured, lower, report)
+
+
+def reported(run: RunDir, say: Callable[[str], None]) -> Path | None:
+    """The report of ``run``; None where a file in it cannot be read, which is said: the rest of
+    a deployment is no worse for it."""
+    try:
+        return write_report(run.path)[0]
+    except FBNError as error:
+        say(f"No report was written: {error}")
+        return None
 
 
 def precision_targets(found: dict[str, Any], precision: str) -> list[Target]:

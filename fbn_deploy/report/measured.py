@@ -1,0 +1,108 @@
+"""Latency records and profiles, as ``latency/record.py`` writes them into a run's files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.record import LatencyRecord
+from fbn_deploy.latency.timing import Timing
+from fbn_deploy.report.fields import Fields
+
+PROFILE_SCHEMA = 1
+Record = LatencyRecord
+
+
+# Numbers that older records lack, or that are null where the device's own clock times.
+_MAY_LACK = frozenset({"best_arithmetic_us", "best_reference_us", "crowded"})
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that ran; ``added`` by the runtime, or a node of the model."""
+
+    name: str
+    op: str
+    added: bool
+    latency_ms: float
+    share: float
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The latency of a file, and of its layers in the order in which they ran."""
+
+    record: Record
+    layers: tuple[Layer, ...]
+    runs: int
+
+    @property
+    def sum_ms(self) -> float:
+        """The layers' sum, with the profiler's own time."""
+        return sum(layer.latency_ms for layer in self.layers)
+
+
+def read_profile(path: Path) -> Profile:
+    """Raises ``FBNError`` when ``path`` is no profile that this version reads."""
+    content = Fields.read(path, PROFILE_SCHEMA)
+    return Profile(
+        record=record_of(content.part("latency")),
+        layers=tuple(
+            Layer(
+                name=each.text("name"),
+                op=each.text("op"),
+                added=bool(each.flag("added")),
+                latency_ms=each.number("latency_ms"),
+                share=each.number("share"),
+                nodes=each.texts("nodes"),
+            )
+            for each in content.parts("layers")
+        ),
+        runs=content.count_or_none("layers_runs") or 0,
+    )
+
+
+def confirmation_of(content: Fields) -> tuple[float, float, bool, tuple[Record, ...]]:
+    """(value, upper bound, disturbed, records) of what ``latency/meter.py`` calls a confirmation;
+    older ones have no bound but the value."""
+    value_ms = content.number("value_ms")
+    return (
+        value_ms,
+        content.number("upper_ms") if "upper_ms" in content else value_ms,
+        bool(content.flag("disturbed")),
+        tuple(record_of(each) for each in content.parts("records")),
+    )
+
+
+def record_of(content: Fields) -> Record:
+    """A record whose numbers are numbers and whose names are texts."""
+    try:
+        found = LatencyRecord.from_json(content.content)
+    except FBNError as error:
+        raise FBNError(f"{content.path}: {content.place}: {error}") from None
+    for name in {field.name for field in dataclasses.fields(Timing)} - _MAY_LACK - {"disturbed"}:
+        content.number(name)
+    for name in (*_MAY_LACK, "clock_mhz", "slow_reference_us"):
+        content.number_or_none(name)
+    content.text("date")
+    content.texts("disturbed")
+    content.numbers("cores")
+    conditions = content.part("conditions")
+    for name in ("target", "device", "precision", "power", "protocol", "network"):
+        conditions.text(name)
+    for name in ("batch", "threads"):
+        conditions.count(name)
+    if any(name not in conditions for name in ("versions", "settings")):
+        raise FBNError(f"{content.path}: {content.place} says no versions or settings.")
+    conditions.part("versions")
+    conditions.part("settings")
+    return found
+
+
+def device_text(device: str, versions: Mapping[str, str]) -> str:
+    """``AMD EPYC …, onnxruntime 1.31.1``."""
+    return ", ".join([device, *(f"{name} {version}" for name, version in versions.items())])

@@ -1,0 +1,211 @@
+"""Everything that a run directory holds, read once and checked throughout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.report.exported import (
+    Engine,
+    Export,
+    Folding,
+    Precision,
+    read_engine,
+    read_export,
+    read_folding,
+    read_precision,
+)
+from fbn_deploy.report.fields import Fields
+from fbn_deploy.report.measured import Profile, Record, read_profile
+from fbn_deploy.report.searched import Search, read_search
+from fbn_deploy.report.trained import Training, Unfinished, read_training, read_unfinished
+from fbn_deploy.rundir import SCHEMA, RunDir
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What ``run.json`` says: what the run was told, and where it began."""
+
+    space: str
+    resolution: int | None
+    options: Mapping[str, str]
+    data: str
+    fingerprint: str
+    bn: str
+    seed: int
+    supernet: Mapping[str, str]
+    versions: Mapping[str, str]
+    device: str
+
+
+@dataclass(frozen=True)
+class Space:
+    """The decisions of the space, and the classes of the images."""
+
+    classes: tuple[str, ...]
+    size: int | None
+    decisions: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the run. ``sha256`` of those that are handed over, else empty."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. What is None or empty was not done."""
+
+    path: Path
+    configuration: Configuration
+    space: Space | None
+    images: Mapping[str, int]
+    """Split → number of its images."""
+    search: Search | None
+    training: Training | None
+    unfinished: Unfinished | None
+    folding: Folding | None
+    export: Export | None
+    profile: Profile | None
+    precisions: tuple[Precision, ...]
+    engines: tuple[Engine, ...]
+    files: tuple[File, ...]
+
+    @property
+    def name(self) -> str:
+        """The directory's own name."""
+        return self.path.resolve().name
+
+    def file(self, name: str) -> File | None:
+        return next((file for file in self.files if file.name == name), None)
+
+    def records(self) -> list[tuple[str, Record]]:
+        """Every latency record with what it is of."""
+        found: list[tuple[str, Record]] = []
+        if self.search:
+            for target, confirmation in self.search.confirmed.items():
+                found += [
+                    (f"confirmation on {target}, process {number}", record)
+                    for number, record in enumerate(confirmation.records, 1)
+                ]
+        if self.profile:
+            found.append(("model.onnx", self.profile.record))
+        found += [(each.model, each.profile.record) for each in self.precisions if each.profile]
+        return found
+
+
+def read_run(path: Path) -> Run:
+    """Raises one ``FBNError`` for everything in ``path`` that cannot be read."""
+    run = RunDir(path)
+    run.configuration()  # says what to do where this is no run directory
+    mistakes: list[str] = []
+
+    def read(file: Path, reader: Callable[[Path], Read]) -> Read | None:
+        if not file.is_file():
+            return None
+        try:
+            return reader(file)
+        except FBNError as error:
+            mistakes.append(str(error))
+            return None
+
+    configuration = read(run.run, _configuration)
+    found = Run(
+        path=path,
+        configuration=configuration or _NOTHING,
+        space=read(run.space, _space),
+        images=read(run.split, _images) or {},
+        search=read(run.search, read_search),
+        training=read(run.subnet, read_training),
+        unfinished=read(run.subnet_checkpoint, read_unfinished),
+        folding=read(run.fold_report, read_folding),
+        export=read(run.verify, read_export) if run.model.is_file() else None,
+        profile=read(run.profile, read_profile),
+        precisions=tuple(
+            filter(
+                None,
+                (
+                    read(run.precision_verify(name), _precision(run, name, read))
+                    for name in run.precisions()
+                ),
+            )
+        ),
+        engines=tuple(filter(None, (read(story, read_engine) for story in run.engine_stories()))),
+        files=_files(run),
+    )
+    if mistakes:
+        raise FBNError("\n".join(mistakes))
+    return found
+
+
+def _precision(
+    run: RunDir, name: str, read: Callable[[Path, Callable[[Path], Profile]], Profile | None]
+) -> Callable[[Path], Precision]:
+    profile = read(run.precision_profile(name), read_profile)
+    return lambda path: read_precision(path, name, profile)
+
+
+def _configuration(path: Path) -> Configuration:
+    content = Fields.read(path, SCHEMA)
+    told = content.part("configuration")
+    space, data = told.part("space"), told.part("data")
+    return Configuration(
+        space=space.text("name"),
+        resolution=space.count_or_none("resolution"),
+        options=space.named_texts("options"),
+        data=data.text("spec", ""),
+        fingerprint=data.text("fingerprint", ""),
+        bn=told.text("bn", ""),
+        seed=told.count_or_none("seed") or 0,
+        supernet=told.named_texts("supernet"),
+        versions=content.named_texts("versions"),
+        device=content.text("device", ""),
+    )
+
+
+_NOTHING = Configuration("", None, {}, "", "", "", 0, {}, {}, "")
+
+
+def _space(path: Path) -> Space:
+    content = Fields.read(path, 1)
+    decisions = content.part("decisions")
+    return Space(
+        classes=content.texts("classes"),
+        size=content.count_or_none("size"),
+        decisions={name: decisions.texts(name) for name in decisions.content},
+    )
+
+
+def _images(path: Path) -> dict[str, int]:
+    content = Fields.read(path, 1)
+    return {name: content.length(name) for name in ("train", "validation", "test")}
+
+
+def _files(run: RunDir) -> tuple[File, ...]:
+    """What lies in the directory, apart from hidden files and the report itself."""
+    found = sorted(path for path in run.path.iterdir() if path.is_file())
+    return tuple(
+        File(path.name, path.stat().st_size, _sha256(path))
+        for path in found
+        if not path.name.startswith(".") and path != run.report
+    )
+
+
+def _sha256(path: Path) -> str:
+    if path.suffix not in (".onnx", ".engine"):
+        return ""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while some := file.read(1 << 20):
+            digest.update(some)
+    return digest.hexdigest()

@@ -1,0 +1,98 @@
+"""What ``subnet.safetensors`` says of the training, read from its header; no weights are loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fbn_deploy.errors import FBNError
+from fbn_deploy.report.fields import Fields
+
+_LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian
+_MOST_BYTES = 100_000_000  # as the format allows
+_Z = 1.96  # 97.5 % quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is done. Accuracies are top-1 on test images, between 0 and 1."""
+
+    choices: Mapping[str, str]
+    accuracy: float
+    trivial: float
+    """What always naming the most frequent class reaches."""
+    images: int
+    seconds: float | None
+    validation: tuple[tuple[int, float], ...]
+    """Epoch → validation accuracy; empty where no epoch was looked at."""
+    best_epoch: int | None
+    settings: Mapping[str, Any]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the accuracy lies with 95 % confidence, given so many images. Wilson 1927:
+
+        (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)
+        """
+        p, n, z = self.accuracy, max(1, self.images), _Z
+        middle, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
+        scale = 1 + z * z / n
+        return (middle - width) / scale, (middle + width) / scale
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A training that was stopped, or is going on."""
+
+    step: int
+    seconds: float | None
+    validation: tuple[tuple[int, float], ...]
+
+
+def read_training(path: Path) -> Training:
+    """Raises ``FBNError`` when ``path`` is damaged or was not written by fbn retrain."""
+    about = _about(path)
+    results = about.part("results")
+    return Training(
+        choices=about.choices("architecture"),
+        accuracy=results.share("accuracy"),
+        trivial=results.share("trivial"),
+        images=results.count("images"),
+        seconds=results.number_or_none("seconds"),
+        validation=results.pairs("validation"),
+        best_epoch=results.count_or_none("best_epoch"),
+        settings=about.part("retrain").content,
+    )
+
+
+def read_unfinished(path: Path) -> Unfinished:
+    """The checkpoint at which fbn retrain goes on."""
+    about = _about(path)
+    return Unfinished(
+        step=about.count_or_none("step") or 0,
+        seconds=about.number_or_none("seconds"),
+        validation=about.part("kept").pairs("epochs"),
+    )
+
+
+def _about(path: Path) -> Fields:
+    """The JSON object that ``checkpoint.save_tensors`` wrote with the tensors."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+            if not 0 < length < _MOST_BYTES:
+                raise ValueError("its header has no length")
+            header = json.loads(file.read(length))
+            about = json.loads(header["__metadata__"]["about"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FBNError(
+            f"{path} is damaged or was not written by fbn retrain ({error}). Move it away to train "
+            "again."
+        ) from error
+    if not isinstance(about, dict):
+        raise FBNError(f"{path} was not written by fbn retrain; move it away.")
+    return Fields(path, "", about)

@@ -1,0 +1,258 @@
+"""Whether to ship: each thing that speaks for it or against it, and what they come to.
+
+A finding is ``good``; ``look`` at it before shipping; ``bad``: it speaks against shipping;
+``open``: that stage is not done; or a ``note`` that decides nothing.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fbn_deploy.report.amounts import (
+    SPACE,
+    digits,
+    milliseconds,
+    percent,
+    plural,
+    points,
+    relative,
+    speedup,
+)
+from fbn_deploy.report.exported import Check
+from fbn_deploy.report.run import Run
+from fbn_deploy.report.searched import Search
+from fbn_deploy.report.stages import missing
+from fbn_deploy.search.budgets import Budget
+
+GOOD, LOOK, BAD, OPEN, NOTE = "good", "look", "bad", "open", "note"
+HEADLINES = {
+    BAD: "Do not ship this as it is",
+    OPEN: "Not finished",
+    LOOK: "Look before you ship",
+    GOOD: "Ready to ship",
+}
+# Images whose class two runs of one network may see differently, and as a share of all.
+_SAME_IMAGES, _SAME_SHARE = 2, 0.005
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``text`` says what was found about ``about``, in one sentence."""
+
+    state: str
+    about: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The findings, the worst of their states, and what they come to in one line."""
+
+    state: str
+    headline: str
+    findings: tuple[Finding, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "headline": self.headline,
+            "findings": [
+                {**asdict(each), "text": each.text.replace(SPACE, " ")} for each in self.findings
+            ],
+        }
+
+
+def judged(run: Run) -> Verdict:
+    """The verdict on ``run``. Whether its accuracy is enough, only people know."""
+    findings = tuple(_findings(run))
+    states = {finding.state for finding in findings}
+    state = next(state for state in HEADLINES if state in states)
+    if state == GOOD and run.training:
+        accuracy = percent(run.training.accuracy).replace(SPACE, " ")
+        return Verdict(state, f"{HEADLINES[state]} if {accuracy} top-1 is enough", findings)
+    abouts = [finding.about for finding in findings if finding.state == state]
+    return Verdict(state, f"{HEADLINES[state]}: {', '.join(dict.fromkeys(abouts))}", findings)
+
+
+def _findings(run: Run) -> Iterator[Finding]:
+    undone = missing(run)
+    if run.search is None:
+        yield Finding(OPEN, "search", f"No network was chosen yet: {undone['search'].command}")
+        return
+    for budget in run.search.budgets:
+        yield _budget(run.search, budget)
+    yield from _accuracy(run)
+    yield from _verification(run)
+    yield from _latency(run, run.search)
+    yield from _precisions(run)
+    yield from _engines(run)
+
+
+def _budget(search: Search, budget: Budget) -> Finding:
+    if budget.kind == "latency":
+        return _latency_budget(search, budget)
+    about = {"flops": "FLOPs budget", "params": "parameter budget"}[budget.kind]
+    cost = search.best.cost(budget)
+    if cost is None:
+        return Finding(LOOK, about, f"The cost under {budget.text} is not written down.")
+    state = GOOD if budget.is_met_by(cost) else BAD
+    text = f"{budget.amount_of(cost)}, counted; the budget is {_limit(budget)}."
+    return Finding(state, about, text)
+
+
+def _latency_budget(search: Search, budget: Budget) -> Finding:
+    """What is promised is the upper bound of the confirmation; nothing else is a promise."""
+    about = f"latency budget on {budget.target}"
+    confirmed = search.confirmed.get(budget.target or "")
+    if confirmed is None:
+        return Finding(LOOK, about, _unconfirmed(search, budget))
+    text = (
+        f"Confirmed {milliseconds(confirmed.value_ms)}, at most "
+        f"{milliseconds(confirmed.upper_ms)}; the budget is {_limit(budget)}. {confirmed.n:,} runs "
+        f"in {plural(len(confirmed.records), 'process', 'processes')}."
+    )
+    if confirmed.upper_ms > budget.limit:
+        return Finding(BAD, about, text)
+    if confirmed.disturbed:
+        return Finding(LOOK, about, f"{text} The machine was disturbed meanwhile.")
+    return Finding(GOOD, about, text)
+
+
+def _unconfirmed(search: Search, budget: Budget) -> str:
+    known = search.best.latencies.get(budget.target or "")
+    cost = milliseconds(search.best.cost(budget))
+    if known and known.measured is not None:
+        return (
+            f"Measured quickly, {cost}, and not confirmed; the budget is {_limit(budget)}. Search "
+            "again to confirm it."
+        )
+    low, high = (known.interval if known else None) or (None, None)
+    return (
+        f"Predicted {cost} ({milliseconds(low)} to {milliseconds(high)}), and not measured there; "
+        f"the budget is {_limit(budget)}. Run fbn profile model.onnx on the device."
+    )
+
+
+def _limit(budget: Budget) -> str:
+    return budget.amount_of(budget.limit)
+
+
+def _accuracy(run: Run) -> Iterator[Finding]:
+    found = run.training
+    if found is None:
+        yield Finding(OPEN, "accuracy", f"Not trained yet: {missing(run)['retrain'].command}")
+        return
+    text = (
+        f"{percent(found.accuracy)} top-1 on {found.images:,} test images; always naming the most "
+        f"frequent class reaches {percent(found.trivial)}."
+    )
+    yield Finding(GOOD if found.accuracy > found.trivial else BAD, "accuracy", text)
+    if run.search and found.choices and found.choices != run.search.best.choices:
+        yield Finding(
+            BAD, "trained network", "subnet.safetensors holds another network than was chosen."
+        )
+
+
+def _verification(run: Run) -> Iterator[Finding]:
+    if run.export is None:
+        yield Finding(OPEN, "verification", f"Not exported yet: {missing(run)['export'].command}")
+        return
+    for check in run.export.checks:
+        yield Finding(
+            GOOD if check.passed else BAD,
+            f"{run.export.model} on {check.target}",
+            f"Agrees with the trained network on {percent(check.top1_agreement)} of "
+            f"{check.images:,} images, largest relative error "
+            f"{relative(check.max_relative_error)}.",
+        )
+    if run.training and any(_other_network(run, check) for check in run.export.checks):
+        yield Finding(
+            LOOK,
+            "verification",
+            "The network that was verified had another accuracy than the one that is trained now. "
+            "Export it again.",
+        )
+
+
+def _other_network(run: Run, check: Check) -> bool:
+    assert run.training is not None, "Asked of a trained network only."
+    difference = abs(run.training.accuracy - check.accuracy_trained)
+    return difference * check.images > max(_SAME_IMAGES, _SAME_SHARE * check.images)
+
+
+def _latency(run: Run, search: Search) -> Iterator[Finding]:
+    """The shipped file's own latency: the budget was confirmed on its graph, before training."""
+    about = "latency of the file"
+    if run.export is None:
+        return
+    if run.profile is None:
+        yield Finding(OPEN, about, f"Not measured yet: {missing(run)['profile'].command}")
+        return
+    record = run.profile.record
+    timing, conditions = record.timing, record.conditions
+    text = (
+        f"model.onnx takes {milliseconds(timing.value_ms)} on {conditions.target} (95 % interval "
+        f"{digits(timing.low_ms)} to {milliseconds(timing.high_ms)}, {timing.n:,} runs)"
+    )
+    budget = search.budget_for(record)
+    disturbed = f", disturbed: {'; '.join(timing.disturbed)}" if timing.disturbed else ""
+    if budget is None:
+        yield Finding(
+            NOTE,
+            about,
+            f"{text}{disturbed}; no budget was set for these conditions (device, threads, batch).",
+        )
+    elif timing.value_ms > budget.limit:
+        yield Finding(
+            LOOK if disturbed else BAD,
+            about,
+            f"{text}{disturbed}: over the budget of {_limit(budget)}."
+            + (
+                f" fbn profile {shlex.quote(str(run.path))} measures it again." if disturbed else ""
+            ),
+        )
+    elif disturbed:
+        yield Finding(GOOD, about, f"{text}{disturbed}; within the budget all the same.")
+    else:
+        yield Finding(GOOD, about, f"{text}, undisturbed.")
+
+
+def _precisions(run: Run) -> Iterator[Finding]:
+    for each in run.precisions:
+        worst = min(each.checks, key=lambda check: check.change, default=None)
+        if worst is None:
+            continue
+        faster = [f"{speedup(speed.factor)} fp32 on {speed.target}" for speed in each.speeds]
+        text = f"{points(worst.change)} points of accuracy"
+        yield Finding(
+            BAD if not worst.passed else NOTE,
+            each.model,
+            f"{', '.join([text, *faster])}.",
+        )
+
+
+def _engines(run: Run) -> Iterator[Finding]:
+    for engine in run.engines:
+        built = f"{engine.target} {engine.version}".strip()
+        file = run.file(engine.name)
+        source = run.file(engine.model)
+        if file is None:
+            yield Finding(BAD, engine.name, "Its story is here, and the engine is not.")
+        elif source and engine.onnx_sha256 and source.sha256 != engine.onnx_sha256:
+            yield Finding(
+                LOOK,
+                engine.name,
+                f"Built from another {engine.model} than lies here; export it again.",
+            )
+        elif engine.check is None:
+            yield Finding(LOOK, engine.name, f"Built with {built}, and never run.")
+        else:
+            yield Finding(
+                GOOD if engine.check.passed else BAD,
+                engine.name,
+                f"Built with {built}; agrees with the trained network on "
+                f"{percent(engine.check.top1_agreement)} of {engine.check.images:,} images.",
+            )

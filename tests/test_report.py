@@ -1,0 +1,267 @@
+"""The report of a run: what it says, what it refuses, and that nothing in a run can break it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from html import unescape
+from pathlib import Path
+
+import pytest
+from report_page import READY, Page, changed, page, verdict
+from report_runs import (
+    CHAIN,
+    DARTS,
+    FLOPS,
+    LATENCY,
+    NB101,
+    NB201,
+    built,
+    candidate,
+    exported,
+    measured,
+    profiled,
+    quantized,
+    searched,
+    started,
+    trained,
+    whole,
+)
+from test_latency_cache import record
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from fbn_deploy import cli
+from fbn_deploy.report.page import write_report
+
+NASTY = "<img src=x onerror=alert(1)>\"'&\u202e</style></svg>"
+
+
+def test_the_page_says_what_was_confirmed_and_with_what_certainty(tmp_path: Path) -> None:
+    text = page(whole(tmp_path)).text
+    assert "Confirmed 1.500 ms, at most 1.600 ms; the budget is 2 ms. 30 runs in 3 proc" in text
+    assert "90.00 % top-1 on 200 test images" in text
+    assert "12 of 24 sampled networks (50 %) meet 2 ms on onnxruntime-cpu." in text
+    assert "Agrees with the trained network on 100.00 % of 200 images" in text
+    assert "a CPU" in text
+    assert "onnxruntime 1.2.3" in text
+    assert "2026-01-01 00:00:00 UTC" in text
+
+
+def test_the_page_asks_nobody_for_anything(tmp_path: Path) -> None:
+    run = quantized(built(whole(tmp_path)))
+    html = write_report(run)[0].read_text(encoding="utf-8")
+    found = Page(html)
+    assert not {"script", "link", "img", "iframe", "object"} & {name for name, _ in found.elements}
+    targets = [attributes.get("href") for _, attributes in found.elements]
+    assert all(target.startswith("#") for target in targets if target)
+    assert "url(" not in html
+    assert "@import" not in html
+    assert "http" not in html.replace("http-equiv", "")
+
+
+def test_every_link_leads_to_a_section(tmp_path: Path) -> None:
+    found = page(started(tmp_path))
+    sections = {attributes.get("id") for _, attributes in found.elements}
+    assert {a["href"] for name, a in found.elements if name == "a"} <= {f"#{id}" for id in sections}
+
+
+def test_names_from_a_users_files_stay_text(tmp_path: Path) -> None:
+    choices = {**CHAIN, NASTY: NASTY, f"1<-{0}": NASTY}
+    run = searched(started(tmp_path, space=NASTY, classes=(NASTY, "\ud800")), choices)
+    quantized(built(profiled(exported(trained(run, choices))), target=NASTY))
+    changed(run / "profile.json", "layers", 0, "name", to=NASTY)
+    changed(run / "verify.int8.json", "kept_fp32", to=[NASTY])
+    changed(run / "search.json", "settings", "indicator", to=NASTY)
+    html = write_report(run)[0].read_text(encoding="utf-8")
+    found = Page(html)
+    assert not found.open
+    assert {name for name, _ in found.elements} <= EXPECTED
+    assert not any(name.startswith("on") for _, each in found.elements for name in each)
+    assert "\u202e" not in html
+    assert "<img src=x onerror=alert(1)>" in found.text
+
+
+EXPECTED = {
+    "html", "head", "meta", "title", "style", "body", "header", "main", "footer", "nav", "section",
+    "h1", "h2", "h3", "p", "a", "b", "code", "pre", "span", "div", "figure", "figcaption", "ul",
+    "ol", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "details",
+    "summary", "wbr", "svg", "g", "path", "line", "rect", "circle", "text", "tspan",
+}  # fmt: skip
+
+
+def test_what_is_not_done_is_named_with_its_command(tmp_path: Path) -> None:
+    run = started(tmp_path / "a run")
+    text = page(run).text
+    assert f"fbn search --run '{run}' --latency-budget 10ms" in text
+    searched(run)
+    text = page(run).text
+    for command in (
+        f"fbn retrain '{run}'",
+        f"fbn export '{run}'",
+        f"fbn profile '{run}'",
+        f"fbn export '{run}' --precision int8",
+        f"fbn export '{run}' --target tensorrt",
+    ):
+        assert command in text
+    assert verdict(run).headline == "Not finished: accuracy, verification"
+
+
+def test_a_run_without_a_latency_budget_has_its_counts(tmp_path: Path) -> None:
+    run = profiled(exported(trained(searched(started(tmp_path), budgets=(FLOPS,)))))
+    found = page(run)
+    assert "39M FLOPs, counted; the budget is 40M FLOPs." in found.text
+    assert "Rank against multiply-adds" in found.text
+    assert "no budget was set for these conditions" in found.text
+    assert verdict(run).headline == READY
+
+
+def test_every_budget_has_its_chart(tmp_path: Path) -> None:
+    found = page(searched(started(tmp_path), budgets=(FLOPS, LATENCY)))
+    assert "Rank against multiply-adds" in found.text
+    assert "Rank against latency on onnxruntime-cpu" in found.text
+    assert "12 of 24 sampled networks (50 %) meet all of these budgets." in found.text
+
+
+def test_costs_that_are_not_known_are_not_drawn(tmp_path: Path) -> None:
+    run = searched(started(tmp_path))
+    unknown = candidate({**CHAIN, "stage1.0": "x"}, 9.0, measured(1e30), flops=1e30)
+    content = json.loads((run / "search.json").read_text())
+    changed(run / "search.json", "candidates", to=[*content["candidates"], unknown])
+    changed(run / "search.json", "survey", "ranges", 0, "most", to=1e30)
+    found = page(run)
+    assert "Not drawn, since their cost is not known: 1 candidate." in found.text
+    assert "slowest not known" in found.text
+    assert "1e+30" not in found.text
+
+
+def test_candidates_before_the_chosen_one_broke_the_budget(tmp_path: Path) -> None:
+    run = searched(started(tmp_path))
+    better = candidate({**CHAIN, "stage2.0": "mb3_k7"}, 0.5, measured(1.9))
+    content = json.loads((run / "search.json").read_text())
+    changed(run / "search.json", "candidates", to=[better, *content["candidates"]])
+    assert "place 2: the 1 candidate before it broke the budget" in page(run).text
+
+
+@pytest.mark.parametrize(
+    ("choices", "shown"),
+    [
+        (CHAIN, ["stage1", "mb3_k3", "identity", "stage2", "mb6_k5"]),
+        (NB201, ["nor_conv_3x3", "none", "skip_connect", "avg_pool_3x3"]),
+        (DARTS, ["Cell normal", "Cell reduce", "dil_conv_5x5"]),
+        (NB101, ["maxpool3x3", "conv3x3-bn-relu"]),
+        ({"head": "wide", "neck-3": "x"}, ["head", "wide", "neck"]),
+    ],
+    ids=["chain", "nasbench201", "darts", "nasbench101", "own"],
+)
+def test_an_architecture_is_drawn_by_its_names(
+    tmp_path: Path, choices: dict[str, str], shown: list[str]
+) -> None:
+    text = page(searched(started(tmp_path), choices)).text
+    section = text[text.rindex("Architecture") :]
+    assert all(each in section for each in shown)
+
+
+def test_a_curve_is_drawn_where_epochs_were_looked_at_and_only_there(tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    assert "No curve: this recipe keeps the last weights" in page(run).text
+    trained(run, validation=((1, 0.5), (2, 0.8), (3, 0.7)))
+    text = page(run).text
+    assert "the weights of epoch 2 were kept" in text
+    assert "epoch 3: 70.00 %" in text
+
+
+def test_a_training_that_was_stopped_says_where_it_stands(tmp_path: Path) -> None:
+    run = searched(started(tmp_path))
+    about = {"step": 120, "seconds": 30.0, "kept": {"epochs": [[1, 0.5], [2, 0.6]]}}
+    header = json.dumps({"__metadata__": {"about": json.dumps(about)}}).encode()
+    checkpoint = len(header).to_bytes(8, "little") + header
+    (run / "subnet.partial.safetensors").write_bytes(checkpoint)
+    text = page(run).text
+    assert "stands at step 120" in text
+    assert f"fbn retrain {run}" in text
+
+
+def test_commands_that_do_it_again_can_be_read_by_the_commands(tmp_path: Path) -> None:
+    run = built(quantized(searched_and_trained(tmp_path)))
+    text = page(run).text
+    assert "--latency-budget onnxruntime-cpu:2ms" in text
+    assert "--flops-budget 40M" in text
+    assert "--seed 3" in text
+    assert "fbn retrain again --recipe quick --set epochs=5" in text
+    assert "fbn export again --precision int8 --max-drop 2 --calibration mse" in text
+    assert "fbn export again --target tensorrt --build-only --batch 1" in text
+    html = (run / "report.html").read_text(encoding="utf-8")
+    block = html.split("<pre><code>")[1].split("</code>")[0].replace("\\\n", "")
+    known = get_command(cli._app())
+    assert isinstance(known, TyperGroup)
+    for line in unescape(block).splitlines():
+        _, name, *words = shlex.split(line)
+        known.commands[name].make_context(name, words)  # raises for an option that is none
+
+
+def searched_and_trained(tmp_path: Path) -> Path:
+    """Trained by the recipe ``quick``, but for five epochs."""
+    from fbn_deploy.retrain.recipes import RECIPES, as_json
+
+    run = searched(started(tmp_path), budgets=(FLOPS, LATENCY))
+    told = {**as_json(RECIPES["quick"]), "epochs": 5, "seed": 3, "teacher": None}
+    return profiled(exported(trained(run, settings=told)))
+
+
+def fbn(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "fbn_deploy", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_command_prints_the_verdict_or_one_json_object(tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    said = fbn("report", str(run))
+    assert said.returncode == 0, said.stderr
+    assert said.stdout.splitlines() == [READY, f"Report: {run / 'report.html'}"]
+    printed = fbn("report", str(run), "--json")
+    content = json.loads(printed.stdout)
+    assert content["report"] == str(run / "report.html")
+    assert content["verdict"]["state"] == "good"
+    assert content["not_done"] == {
+        "precision": f"fbn export {run} --precision int8",
+        "engine": f"fbn export {run} --target tensorrt",
+    }
+
+
+def test_the_command_ends_with_one_message_where_a_file_is_damaged(tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    (run / "search.json").write_text("[]")
+    said = fbn("report", str(run), "--json")
+    assert said.returncode == 2
+    assert said.stdout == ""
+    assert said.stderr == (
+        f"fbn: {run / 'search.json'} holds no JSON object; it was not written by fbn_deploy.\n"
+    )
+    assert not (run / "report.html").exists()
+
+
+def test_a_report_needs_no_torch_and_no_numpy(tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    code = (
+        "import sys\n"
+        "sys.modules.update(torch=None, numpy=None, safetensors=None, onnx=None)\n"
+        f"sys.argv = ['fbn', 'report', {str(run)!r}]\n"
+        "from fbn_deploy.cli import main\n"
+        "main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_records_of_every_kind_are_listed(tmp_path: Path) -> None:
+    run = profiled(quantized(whole(tmp_path)), 0.8, "int8")
+    text = page(run).text
+    for name in ("confirmation on onnxruntime-cpu, process 3", "model.onnx", "model.int8.onnx"):
+        assert name in text
+    changed(run / "profile.json", "latency", to=record(disturbed=("a crowd",)).as_json())
+    assert "a crowd" in page(run).text
