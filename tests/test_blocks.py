@@ -57,6 +57,27 @@ def test_every_live_node_is_in_exactly_one_block(space: Cuttable) -> None:
         assert set(convolutions) <= set(cut)
 
 
+def test_pools_of_the_same_tensor_are_one_block_and_convolutions_are_not() -> None:
+    """A runtime computes what is equal once. Three cells with three edges of a kind each."""
+    space = Cuttable("nasbench201")
+    parse = space.supernet.definition.module.parse
+
+    def count(cell: str, kind: str) -> int:
+        architecture = space.supernet.space.architecture(parse(cell))
+        cuts = space.cutter(space.deployed(architecture))
+        return sum(cut.block.kind == kind for cut in cuts)
+
+    pools = "|avg_pool_3x3~0|+|avg_pool_3x3~0|none~1|+|avg_pool_3x3~0|none~1|none~2|"
+    assert count(pools, "avg_pool_3x3") == 3  # one a cell
+    layers = pools.replace(
+        "avg_pool_3x3~0|none~1|none", "nor_conv_1x1~0|skip_connect~1|skip_connect"
+    )
+    layers = layers.replace("avg_pool_3x3", "nor_conv_1x1")
+    assert count(layers, "nor_conv_1x1") == 9
+    mixed = "|nor_conv_1x1~0|+|none~0|none~1|+|avg_pool_3x3~0|avg_pool_3x3~1|none~2|"
+    assert count(mixed, "avg_pool_3x3") == 6
+
+
 def _reached(node: onnx_ir.Node) -> bool:
     """Whether the network's input leads to the node."""
     value = node.inputs[0]

@@ -70,13 +70,17 @@ class Cutter:
 
     def __call__(self, deployed: ir.Model) -> list[Cut]:
         """The blocks of a network in topological order. Every node is in exactly one, apart from
-        those that no input reaches: a runtime computes them once, when it loads the network."""
+        those that no input reaches: a runtime computes them once, when it loads the network; and
+        from blocks without weights that compute what another one does, of the same tensors (two
+        pools of a cell's input): it computes those once as well."""
         live = _live(deployed)
         nodes = [node for node in deployed.graph if not live.isdisjoint(node.outputs)]
         groups = _components([(node, self._label(node, live)) for node in nodes])
+        again = _repeated(nodes)
         return [
             Cut(_block(kind, nodes), nodes, place[:-1] if place in self._paths else "")
             for (place, kind), nodes in groups
+            if not again.issuperset(id(node) for node in nodes)
         ]
 
     def _label(self, node: ir.Node, live: set[ir.Value]) -> tuple[str, str]:
@@ -106,6 +110,22 @@ def _live(model: ir.Model) -> set[ir.Value]:
         if not live.isdisjoint(value for value in node.inputs if value is not None):
             live.update(node.outputs)
     return live
+
+
+def _repeated(nodes: Sequence[ir.Node]) -> set[int]:
+    """The ids of those among ``nodes`` that do what an earlier one did."""
+    same: dict[int, int] = {}  # id of a value → that of the equal one that comes first
+    first: dict[tuple[object, ...], ir.Node] = {}
+    again: set[int] = set()
+    for node in nodes:
+        reads = tuple(same.get(id(value), id(value)) for value in node.inputs)
+        attributes = sorted(f"{name}={item.value!r}" for name, item in node.attributes.items())
+        earlier = first.setdefault((node.domain, node.op_type, reads, *attributes), node)
+        if earlier is not node:
+            again.add(id(node))
+            for value, known in zip(node.outputs, earlier.outputs, strict=True):
+                same[id(value)] = same.get(id(known), id(known))
+    return again
 
 
 def _components(
