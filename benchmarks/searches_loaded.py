@@ -1,12 +1,14 @@
 """Budgets under foreign load: whether winners hold theirs when the machine is quiet again.
 
-    python benchmarks/searches_loaded.py [--searches 50] [--targets onnxruntime-cpu openvino-cpu]
+    python benchmarks/searches_loaded.py [--searches 50] [--minutes M]
+                                         [--targets onnxruntime-cpu openvino-cpu]
                                          [--out benchmarks/results/searches_loaded.json]
 
 Every search is a whole ``fbn deploy --predictor table`` on digits in a process of its own, with
 another seed and a budget drawn log-uniformly from the fastest to the slowest network of a survey,
 the targets taking turns. Meanwhile another process computes for 0.5 to 8 s and rests for 1 to 15 s,
-again and again, so that a third of the time it shares a core. When all searches are done it ends,
+again and again, so that a third of the time it shares a core. After ``--minutes`` no further
+search is started. When all searches are done it ends,
 and ``fbn profile RUN`` in a fresh process measures each winner twice.
 
 Stated: winners over their budget; how much of the budget the winner uses, and how many use 90 %,
@@ -90,6 +92,7 @@ def judged(promise: Promise) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--searches", type=int, default=50)
+    parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--targets", nargs="+", default=["onnxruntime-cpu", "openvino-cpu"])
     default = Path(__file__).parent / "results/searches_loaded.json"
     parser.add_argument("--out", type=Path, default=default)
@@ -107,6 +110,8 @@ def main() -> None:
             console.print(f"{each.name}: {spans[each.name]} ms surveyed")
         with foreign_load():
             for seed in range(said.searches):
+                if time.monotonic() - started > 60 * said.minutes:
+                    break
                 target = said.targets[seed % len(said.targets)]
                 budget_ms = drawn_budget_ms(seed, *spans[target])
                 promise = promised(target, budget_ms, seed, folder, BY_TABLE)
@@ -125,7 +130,7 @@ def main() -> None:
         rows = [judged(promise) for promise in promises]
     near = [row for row in rows if row["candidate_near"]]
     summary = {
-        "searches": said.searches,
+        "searches": len(rows) + refused,
         "refused": refused,
         "winners": len(rows),
         "over_budget": sum(row["over"] for row in rows),
