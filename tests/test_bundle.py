@@ -20,7 +20,7 @@ import pytest
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.blocktable import LatencyTable
 from fbn_deploy.latency.bundle import read_bundle
-from fbn_deploy.latency.inventory import digest
+from fbn_deploy.latency.inventory import Inventory, digest
 from fbn_deploy.pipeline.bundle import bundle
 from fbn_deploy.pipeline.latency import table_for
 from fbn_deploy.progress import Silent
@@ -162,7 +162,41 @@ def test_a_table_measured_without_pytorch_predicts(table_path: Path, bundle_path
     predictor, probe = table.predictor(), table.inventory.probes[0]
     prediction = predictor(probe.counts)
     assert prediction.low_ms < prediction.value_ms < prediction.high_ms
-    assert table_for(table_path, (small_space().as_json(), 10, 1), threads=1) == table
+    assert table_for(table_path, (small_space().as_json(), 10, 1, "fp32"), threads=1) == table
+
+
+def test_a_bundle_in_int8_is_measured_in_int8_and_searched_against_for_int8_only(
+    device: Callable[..., Any], tmp_path: Path
+) -> None:
+    path, out = tmp_path / "int8.fbn", tmp_path / "int8.json"
+    bundle(small_space(), 10, 1, path, Silent(), probes=12, precision="int8",
+           target="onnxruntime-cpu")  # fmt: skip
+    network = read_bundle(path).network("probe-000").source
+    assert isinstance(network, bytes)
+    names = {tensor.name for tensor in onnx.load_from_string(network).graph.initializer}
+    assert "uint8_zero_point" in names
+    done = device("measure", str(path), "--target", "onnxruntime-cpu", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    table = LatencyTable.load(out)
+    assert {record.conditions.precision for record in table.records.values()} == {"int8"}
+    space = small_space().as_json()
+    assert table_for(out, (space, 10, 1, "int8"), threads=1) == table
+    with pytest.raises(FBNError, match="precision int8 there, fp32 asked"):
+        table_for(out, (space, 10, 1, "fp32"), threads=1)
+    older = {key: part for key, part in table.inventory.as_json().items() if key != "precision"}
+    assert Inventory.from_json(older).precision == "fp32"
+
+
+def test_a_bundle_in_a_precision_that_the_device_does_not_run_is_refused(
+    device: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "bf16.fbn"
+    bundle(small_space(), 10, 1, path, Silent(), probes=12, precision="bf16")
+    done = device("measure", str(path), "--target", "onnxruntime-cpu", "--out", "table.json")
+    assert done.returncode == 2
+    assert "in bf16, which target 'onnxruntime-cpu' does not run" in done.stderr
+    with pytest.raises(FBNError, match="No precision 'int4'"):
+        bundle(small_space(), 10, 1, path, Silent(), precision="int4")
 
 
 def test_a_measurement_that_was_killed_goes_on(
@@ -204,11 +238,11 @@ def test_a_search_against_a_table_promises_nothing_that_was_not_measured(
 def test_a_table_of_another_space_is_refused_with_the_difference(table_path: Path) -> None:
     other = definition("nasbench201", 16, {**OPTIONS, "channels": 8})
     with pytest.raises(FBNError, match=r"other networks \(options .*'channels': 4"):
-        table_for(table_path, (other.as_json(), 10, 1), threads=1)
+        table_for(table_path, (other.as_json(), 10, 1, "fp32"), threads=1)
     with pytest.raises(FBNError, match="classes 10 there, 7 asked"):
-        table_for(table_path, (small_space().as_json(), 7, 1), threads=1)
+        table_for(table_path, (small_space().as_json(), 7, 1, "fp32"), threads=1)
     with pytest.raises(FBNError, match="Pass --threads 1"):
-        table_for(table_path, (small_space().as_json(), 10, 1), threads=2)
+        table_for(table_path, (small_space().as_json(), 10, 1, "fp32"), threads=2)
 
 
 def _altered(value: Any) -> None:

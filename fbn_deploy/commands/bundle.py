@@ -21,6 +21,11 @@ def command(
     space_option: options.SpaceOption = None,
     classes: Annotated[int, typer.Option("--classes", help="Classes of the data.")] = 10,
     batch: options.Batch = 1,
+    precision: options.Precision = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", help="What will measure it: says how int8 is written."),
+    ] = None,
     probes: Annotated[
         int, typer.Option("--probes", help="Whole networks that the predictor is fitted on.")
     ] = 60,
@@ -36,7 +41,16 @@ def command(
         space=space, resolution=resolution, width=width, depth=depth, space_option=space_option
     ).given()
     chosen = definition(given.space or DEFAULT_SPACE, resolution, given.options)
-    found = bundle(chosen, classes, batch, out, reporter(json_output), probes=probes)
+    found = bundle(
+        chosen,
+        classes,
+        batch,
+        out,
+        reporter(json_output),
+        probes=probes,
+        precision=precision or "fp32",
+        target=target,
+    )
     size_mb = out.stat().st_size / 1e6
     show(
         json_output,

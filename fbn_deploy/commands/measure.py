@@ -9,6 +9,7 @@ import typer
 
 from fbn_deploy.commands._options import Json, TargetName, Threads
 from fbn_deploy.commands._shared import show
+from fbn_deploy.errors import FBNError
 
 
 def command(
@@ -28,7 +29,19 @@ def command(
 
     chosen = ready_target(target) if target else default_target()
     read = read_bundle(bundle)
-    meter = LatencyMeter(chosen, batch=read.inventory.batch, threads=threads, cache=LatencyCache())
+    precision = read.inventory.precision
+    if precision not in chosen.precisions:
+        raise FBNError(
+            f"{bundle} is in {precision}, which target {chosen.name!r} does not run; it runs "
+            f"{', '.join(chosen.precisions)}."
+        )
+    meter = LatencyMeter(
+        chosen,
+        batch=read.inventory.batch,
+        threads=threads,
+        precision=precision,
+        cache=LatencyCache(),
+    )
     table = measured_table(read.inventory, read.network, meter, reporter(json_output))
     table.save(out)
     quality = table.predictor().quality

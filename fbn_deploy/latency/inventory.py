@@ -48,6 +48,7 @@ class Inventory:
     blocks: Mapping[str, Block]
     probes: tuple[Probe, ...]
     graphs: Mapping[str, Graph]
+    precision: str = "fp32"
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +56,7 @@ class Inventory:
             "space": dict(self.space),
             "num_classes": self.num_classes,
             "batch": self.batch,
+            "precision": self.precision,
             "blocks": [block.as_json() for _, block in sorted(self.blocks.items())],
             "probes": [
                 {"text": p.text, "flops": p.flops, "counts": dict(p.counts)} for p in self.probes
@@ -85,14 +87,22 @@ class Inventory:
                     name: Graph(g["hash"], {k: tuple(v) for k, v in g["inputs"].items()})
                     for name, g in value["graphs"].items()
                 },
+                precision=value.get("precision", "fp32"),  # older ones are
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FBNError(f"This is no inventory of blocks: {error!r} in its JSON.") from error
 
-    def mismatch(self, space: Mapping[str, Any], num_classes: int, batch: int) -> str | None:
+    def mismatch(
+        self, space: Mapping[str, Any], num_classes: int, batch: int, precision: str
+    ) -> str | None:
         """How this differs from what is asked for, in words; None when it is the same."""
-        asked = {**space, "classes": num_classes, "batch": batch}
-        here = {**self.space, "classes": self.num_classes, "batch": self.batch}
+        asked = {**space, "classes": num_classes, "batch": batch, "precision": precision}
+        here = {
+            **self.space,
+            "classes": self.num_classes,
+            "batch": self.batch,
+            "precision": self.precision,
+        }
         differing = [
             f"{key} {here.get(key)} there, {asked.get(key)} asked"
             for key in sorted(asked.keys() | here.keys())

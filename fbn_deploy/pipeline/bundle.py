@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 
-from fbn_deploy.errors import FBNError
+from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
+from fbn_deploy.export.precision.form import Form
 from fbn_deploy.latency.bundle import write_bundle
 from fbn_deploy.latency.inventory import Inventory
 from fbn_deploy.latency.network import proto_from
@@ -19,6 +21,7 @@ from fbn_deploy.pipeline.parts import PROBES, parts_of
 from fbn_deploy.progress import Reporter
 from fbn_deploy.supernet.definition import SpaceDefinition
 from fbn_deploy.supernet.supernet import build_supernet
+from fbn_deploy.targets import PRECISIONS, unsigned_activations
 
 _PATTERN = 64  # floats: what is not repeated of a tensor is 256 bytes
 _SEED = 0
@@ -33,11 +36,17 @@ def bundle(
     *,
     bn: str = "fair",
     probes: int = PROBES,
+    precision: str = "fp32",
+    target: str | None = None,
 ) -> Inventory:
-    """Writes the bundle of a space and returns what is in it.
+    """Writes the bundle of a space and returns what is in it, all of it in ``precision``.
 
+    ``target``, which need not be here, says how int8 holds activations (``quantized_int8``).
     Raises ``FBNError`` for a space that builds its networks by itself: it has no blocks.
     """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    form = Form(precision, unsigned=unsigned_activations([target] if target else []))
     if min(num_classes, batch) < 1 or probes < MIN_PROBES:
         raise FBNError(
             f"Classes and batch are at least 1, probes at least {MIN_PROBES}; "
@@ -56,18 +65,21 @@ def bundle(
         lambda architecture: fold_affine(graph(architecture))[0],
         batch,
         reporter,
+        form=form,
         probes=probes,
     )
 
     def patterned(name: str) -> bytes:
-        return _patterned(proto_from(parts.model(name))[1])
+        model = onnx_ir.from_proto(_patterned(proto_from(parts.folded(name))[1]))
+        content: bytes = onnx_ir.to_proto(form.of(model)).SerializeToString()
+        return content
 
     with reporter.task(f"Writing {out}", len(parts.inventory.graphs), "graphs") as task:
         write_bundle(out, parts.inventory, patterned, task.update)
     return parts.inventory
 
 
-def _patterned(model: onnx.ModelProto) -> bytes:
+def _patterned(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with every weight replaced by a pattern of the size that keeps activations as
     large as the input (He et al. 2015).
 
@@ -83,5 +95,4 @@ def _patterned(model: onnx.ModelProto) -> bytes:
             tensor.CopyFrom(
                 onnx.numpy_helper.from_array(values.reshape(tuple(tensor.dims)), tensor.name)
             )
-    content: bytes = model.SerializeToString()
-    return content
+    return model

@@ -171,9 +171,10 @@ def whole_or_predicted(
 
 
 def table_for(
-    path: Path, inventory_asked: tuple[Mapping[str, Any], int, int], threads: int
+    path: Path, inventory_asked: tuple[Mapping[str, Any], int, int, str], threads: int
 ) -> LatencyTable:
-    """The table in ``path``, which must be of that space, number of classes and batch."""
+    """The table in ``path``, which must be of that space, number of classes, batch and
+    precision."""
     table = LatencyTable.load(path)
     if differing := table.inventory.mismatch(*inventory_asked):
         raise FBNError(

@@ -60,7 +60,8 @@ def latency_sources(
 
 
 def _table(path: Path, settings: SearchSettings, supernet: Supernet) -> LatencyTable:
-    asked = (supernet.definition.as_json(), supernet.num_classes, settings.batch)
+    space = supernet.definition.as_json()
+    asked = (space, supernet.num_classes, settings.batch, settings.precision)
     return table_for(path, asked, settings.threads)
 
 

@@ -37,10 +37,14 @@ class Parts:
     _folded: Deployed
     _form: Form
 
-    def model(self, name: str) -> onnx_ir.Model:
-        """The graph of that name (see ``Inventory``)."""
+    def folded(self, name: str) -> onnx_ir.Model:
+        """The fp32 graph of that name (see ``Inventory``)."""
         known = self._blocks.get(name)
-        return known if known is not None else self._form.of(self._folded(self._probes[name]))
+        return known if known is not None else self._folded(self._probes[name])
+
+    def model(self, name: str) -> onnx_ir.Model:
+        """The graph of that name, as it will be deployed."""
+        return self._form.of(self.folded(name))
 
     def network(self, name: str) -> Network:
         """The same for a meter."""
@@ -77,8 +81,8 @@ def parts_of(
             for cut in cuts:
                 key = cut.block.key
                 if key not in blocks:
-                    blocks[key], models[key] = cut.block, form.of(block_model(cut))
-                    graphs[key] = _graph(models[key])
+                    blocks[key], models[key] = cut.block, block_model(cut)
+                    graphs[key] = _graph(form.of(models[key]))
             if number < len(chosen):
                 graphs[probe_name(number)] = _graph(form.of(model))
                 text, flops = space.text(architecture), costs.flops(architecture)
@@ -88,6 +92,7 @@ def parts_of(
         space=supernet.definition.as_json(),
         num_classes=supernet.num_classes,
         batch=batch,
+        precision=form.precision,
         blocks=blocks,
         probes=tuple(found),
         graphs=graphs,

@@ -13,6 +13,7 @@ from fbn_deploy.pipeline.latency import PREDICTORS
 from fbn_deploy.search import algorithms
 from fbn_deploy.search.budgets import Budget, on_targets
 from fbn_deploy.targets import (
+    PRECISIONS,
     default_target,
     ready_target,
     shifts_as_convolution,
@@ -21,8 +22,6 @@ from fbn_deploy.targets import (
 
 if TYPE_CHECKING:
     from fbn_deploy.export.precision.form import Form
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 
 @dataclass(frozen=True)
@@ -82,11 +81,6 @@ class SearchSettings:
                     f"Target {target!r} does not run {self.precision}; it runs "
                     f"{', '.join(ready_target(target).precisions)}."
                 )
-        if elsewhere and self.precision != "fp32":
-            raise FBNError(
-                f"A latency table is of fp32 networks; a budget in {self.precision} needs its "
-                "target here. Leave --precision or --latency-table out."
-            )
         if idle := set(elsewhere) - {budget.target for budget in budgets}:
             raise FBNError(
                 f"A latency table is of {', '.join(sorted(idle))}, on which there is no budget; "
@@ -102,7 +96,7 @@ class SearchSettings:
         from fbn_deploy.export.precision.form import Form
 
         if self.latency_tables:
-            return Form()
+            return Form(self.precision)
         named = {budget.target for budget in self.budgets if budget.target}
         return Form(
             self.precision,

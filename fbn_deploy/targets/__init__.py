@@ -9,7 +9,10 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineBuilder, EngineOptions
 from fbn_deploy.targets._protocol import LayerTime, Parallel, Session, Target
 
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # that a target may run
+
 __all__ = [
+    "PRECISIONS",
     "EngineBuilder",
     "EngineOptions",
     "LayerTime",
