@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.report.amounts import (
+    NONE,
     SPACE,
     count,
     digits,
@@ -13,10 +13,13 @@ from fbn_deploy.report.amounts import (
     percent,
     plain,
     plural,
+    points,
     relative,
     size,
 )
+from fbn_deploy.report.confidence import interval
 from fbn_deploy.report.markup import Child, Markup, tag
+from fbn_deploy.report.measured import Record
 from fbn_deploy.report.pieces import notation
 from fbn_deploy.report.quantity import quantity_of
 from fbn_deploy.report.run import Run
@@ -52,15 +55,7 @@ def _tiles(run: Run, search: Search) -> Iterator[Markup]:
     for budget in search.budgets:
         if budget.target:
             yield _latency_tile(search, budget)
-    if run.training:
-        low, high = run.training.interval
-        yield _tile(
-            "top-1 accuracy",
-            percent(run.training.accuracy),
-            f"{100 * low:.1f} to {percent(high, 1)} by {run.training.images:,} test images",
-        )
-    else:
-        yield _tile("top-1 accuracy", "–", "not trained yet")
+    yield _accuracy_tile(run)
     best = search.best
     params = f"{count(best.params)} parameters"
     limits = [b.text for b in search.budgets if b.kind != "latency"]
@@ -69,17 +64,7 @@ def _tiles(run: Run, search: Search) -> Iterator[Markup]:
         count(best.flops),
         "; ".join([params, *(f"budget {limit}" for limit in limits)]),
     )
-    model = run.file("model.onnx")
-    if run.export and model:
-        passed = all(check.passed for check in run.export.checks)
-        error = max((check.max_relative_error for check in run.export.checks), default=0.0)
-        yield _tile(
-            model.name,
-            size(model.bytes),
-            f"verified, largest error {relative(error)}" if passed else "verification failed",
-        )
-    else:
-        yield _tile("model.onnx", "–", "not exported yet")
+    yield _model_tile(run)
 
 
 def _latency_tile(search: Search, budget: Budget) -> Markup:
@@ -87,16 +72,45 @@ def _latency_tile(search: Search, budget: Budget) -> Markup:
     if confirmed := search.confirmed.get(target):
         limit = f"budget {plain(budget.limit)}{SPACE}ms"
         return _tile(
-            f"confirmed on {target}",
+            f"confirmed on {target}{search.in_precision}",
             milliseconds(confirmed.value_ms),
             f"at most {digits(confirmed.upper_ms)}, {limit}"
             + (", disturbed" if confirmed.disturbed else ""),
         )
     return _tile(
-        f"predicted for {target}",
+        f"predicted for {target}{search.in_precision}",
         milliseconds(search.best.cost(budget)),
         f"not confirmed; budget {plain(budget.limit)}{SPACE}ms",
     )
+
+
+def _accuracy_tile(run: Run) -> Markup:
+    """Of the file that ships, where it has another one than the trained network."""
+    found = run.training
+    if found is None:
+        return _tile("top-1 accuracy", NONE, "not trained yet")
+    name, accuracy, images, trained = "top-1 accuracy", found.accuracy, found.images, ""
+    if worst := run.least_accurate:
+        name, accuracy, images = f"{name} in {run.precision}", worst.accuracy_exported, worst.images
+        trained = f"; trained {percent(found.accuracy)}"
+    low, high = interval(accuracy, images)
+    said = f"{100 * low:.1f} to {percent(high, 1)} by {images:,} test images{trained}"
+    return _tile(name, percent(accuracy), said)
+
+
+def _model_tile(run: Run) -> Markup:
+    model = run.file(run.model)
+    if model is None or run.shipped is None:
+        return _tile(run.model, NONE, "not exported yet")
+    checks = run.shipped.checks
+    if not all(check.passed for check in checks):
+        said = "verification failed"
+    elif worst := run.least_accurate:
+        said = f"verified, {points(worst.change)} points of accuracy"
+    else:
+        error = max((check.max_relative_error for check in checks), default=0.0)
+        said = f"verified, largest error {relative(error)}"
+    return _tile(model.name, size(model.bytes), said)
 
 
 def _tile(name: str, value: str, said: str) -> Markup:
@@ -130,7 +144,7 @@ def _latencies(run: Run, search: Search) -> Iterator[Child]:
             ]
             rows.append(
                 Span(
-                    "confirmed",
+                    f"confirmed{search.in_precision}",
                     f"at most {milliseconds(confirmed.upper_ms)}; {confirmed.n:,} runs in "
                     f"{plural(len(confirmed.records), 'process', 'processes')}",
                     confirmed.value_ms,
@@ -138,26 +152,26 @@ def _latencies(run: Run, search: Search) -> Iterator[Child]:
                 )
             )
         if run.profile and search.budget_for(run.profile.record) == budget:
-            rows.append(_span("model.onnx, trained and exported", run.profile.record))
+            rows.append(_span(f"{run.model}, trained and exported", run.profile.record))
         if rows:
             yield tag(
                 "figure",
                 spans(
                     rows,
-                    quantity_of(budget),
+                    quantity_of(search, budget),
                     limit=budget.limit,
-                    title=f"Latency of the network on {target}",
+                    title=f"Latency of the network on {target}{search.in_precision}",
                 ),
                 tag(
                     "figcaption",
-                    f"Latency on {target}. Dot: median; bar: its 95 % interval; line: shortest run "
-                    "to p90; bracket: what the budget is held against (the worst round of any "
-                    "process, or its median on a slow day).",
+                    f"Latency on {target}{search.in_precision}. Dot: median; bar: its 95 % "
+                    "interval; line: shortest run to p90; bracket: what the budget is held against "
+                    "(the worst round of any process, or its median on a slow day).",
                 ),
             )
 
 
-def _span(label: str, record: LatencyRecord) -> Span:
+def _span(label: str, record: Record) -> Span:
     timing = record.timing
     return Span(
         label,
