@@ -183,14 +183,12 @@ def read_search(path: Path) -> Search:
     candidates = tuple(_candidate(each, budgets) for each in content.parts("candidates"))
     settings = content.part("settings")
     precision = settings.text("precision", FP32)
-    fields = ("drawn", "duplicates", "over_budget", "fitting")
-    tally = content.part("tally") if all(f in content.part("tally") for f in fields) else None
     return Search(
         budgets=budgets,
         settings=settings.content,
         precision=precision,
         survey=_survey(content.part("survey")) if "survey" in content else None,
-        tally=_tally(tally) if tally else None,
+        tally=_tally(content.part("tally")) if "tally" in content else None,
         candidates=candidates,
         front=_fronts(content.part("pareto"), len(candidates)),
         best=chosen,

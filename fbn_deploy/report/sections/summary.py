@@ -126,49 +126,42 @@ def _tile(name: str, value: str, said: str) -> Markup:
 def _latencies(run: Run, search: Search) -> Iterator[Child]:
     """For each budgeted target: all that is known of the network's latency, on one axis."""
     for budget in search.budgets:
-        target = budget.target
-        if target is None:
+        rows = list(_known(run, search, budget)) if budget.target else []
+        if not rows:
             continue
-        rows: list[Span] = []
-        known = search.best.latencies.get(target)
-        if known and known.predicted is not None:
-            rows.append(
-                Span("predicted", "interval of the prediction", known.predicted,
-                         inner=known.interval, hollow=True)
-            )  # fmt: skip
-        confirmed = search.confirmed.get(target)
-        if confirmed:
-            rows += [
-                _span(f"confirmation, process {number}", record)
-                for number, record in enumerate(confirmed.records, 1)
-            ]
-            rows.append(
-                Span(
-                    f"confirmed{search.in_precision}",
-                    f"at most {milliseconds(confirmed.upper_ms)}; {confirmed.n:,} runs in "
-                    f"{plural(len(confirmed.records), 'process', 'processes')}",
-                    confirmed.value_ms,
-                    bound=confirmed.upper_ms,
-                )
-            )
-        if run.profile and search.budget_for(run.profile.record) == budget:
-            rows.append(_span(f"{run.model}, trained and exported", run.profile.record))
-        if rows:
-            yield tag(
-                "figure",
-                spans(
-                    rows,
-                    quantity_of(search, budget),
-                    limit=budget.limit,
-                    title=f"Latency of the network on {target}{search.in_precision}",
-                ),
-                tag(
-                    "figcaption",
-                    f"Latency on {target}{search.in_precision}. Dot: median; bar: its 95 % "
-                    "interval; line: shortest run to p90; bracket: what the budget is held against "
-                    "(the worst round of any process, or its median on a slow day).",
-                ),
-            )
+        place = f"on {budget.target}{search.in_precision}"
+        title = f"Latency of the network {place}"
+        yield tag(
+            "figure",
+            spans(rows, quantity_of(search, budget), limit=budget.limit, title=title),
+            tag(
+                "figcaption",
+                f"Latency {place}. Dot: median; bar: its 95 % interval; line: shortest run to p90; "
+                "bracket: what the budget is held against (the worst round of any process, or its "
+                "median on a slow day).",
+            ),
+        )
+
+
+def _known(run: Run, search: Search, budget: Budget) -> Iterator[Span]:
+    """What was predicted, what was confirmed in each process, and what the shipped file takes."""
+    target = budget.target or ""
+    known = search.best.latencies.get(target)
+    if known and known.predicted is not None:
+        note = "interval of the prediction"
+        yield Span("predicted", note, known.predicted, inner=known.interval, hollow=True)
+    if confirmed := search.confirmed.get(target):
+        for number, record in enumerate(confirmed.records, 1):
+            yield _span(f"confirmation, process {number}", record)
+        yield Span(
+            f"confirmed{search.in_precision}",
+            f"at most {milliseconds(confirmed.upper_ms)}; {confirmed.n:,} runs in "
+            f"{plural(len(confirmed.records), 'process', 'processes')}",
+            confirmed.value_ms,
+            bound=confirmed.upper_ms,
+        )
+    if run.profile and search.budget_for(run.profile.record) == budget:
+        yield _span(f"{run.model}, trained and exported", run.profile.record)
 
 
 def _span(label: str, record: Record) -> Span:
