@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from fbn_deploy import cli
 from fbn_deploy.report.page import write_report
 from fbn_deploy.report.verdict import Verdict
 
@@ -48,6 +54,19 @@ def page(run: Path) -> Page:
 
 def verdict(run: Path) -> Verdict:
     return write_report(run)[2]
+
+
+def commands(run: Path) -> list[str]:
+    """The commands that do a run again, each of them read by the command that it names."""
+    html = write_report(run)[0].read_text(encoding="utf-8")
+    block = html.split("<pre><code>")[1].split("</code>")[0].replace("\\\n", "")
+    known = get_command(cli._app())
+    assert isinstance(known, TyperGroup)
+    lines = unescape(block).splitlines()
+    for line in lines:
+        _, name, *words = shlex.split(line)
+        known.commands[name].make_context(name, words)  # raises for an option that is none
+    return [" ".join(line.split()) for line in lines]
 
 
 def changed(path: Path, *keys: str | int, to: Any) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from test_latency_cache import record
+from test_latency_cache import CONDITIONS, record
+
+from fbn_deploy.latency.record import Conditions
 
 CHAIN = {"stage1.0": "mb3_k3", "stage1.1": "identity", "stage2.0": "mb6_k5"}
 NB201 = {
@@ -74,6 +77,11 @@ def candidate(
     }
 
 
+def at(precision: str) -> Conditions:
+    """The conditions of a latency in ``precision``."""
+    return dataclasses.replace(CONDITIONS, precision=precision)
+
+
 def measured(value: float | None, predicted: float | None = None) -> dict[str, Any]:
     """What ``search.json`` says of a latency."""
     interval = None if predicted is None else [0.9 * predicted, 1.1 * predicted]
@@ -88,13 +96,12 @@ def searched(
     confirmed: bool = True,
     upper_ms: float = 1.6,
     disturbed: tuple[str, ...] = (),
+    precision: str = "fp32",
     **changes: Any,
 ) -> Path:
-    """A run whose search is done, ``confirmed`` or by a table from elsewhere; keys of ``changes``
-    replace those of ``search.json``."""
-    others = [
-        {**choices, name: "other"} for name in list(choices)[:3]
-    ]  # fmt: skip
+    """A run whose search is done, ``confirmed`` or by a table from elsewhere, in ``precision``, of
+    which an older file says nothing; keys of ``changes`` replace those of ``search.json``."""
+    others = [{**choices, name: "other"} for name in list(choices)[:3]]
     candidates = [
         candidate(
             each,
@@ -110,7 +117,8 @@ def searched(
         "slowdown": 1.0,
         "disturbed": bool(disturbed),
         "records": [
-            record(value_ms=value, disturbed=disturbed).as_json() for value in (1.4, 1.45, 1.5)
+            record(at(precision), value, disturbed=disturbed).as_json()
+            for value in (1.4, 1.45, 1.5)
         ],
     }
     has_latency = any(budget["kind"] == "latency" for budget in budgets)
@@ -122,6 +130,7 @@ def searched(
         "settings": {
             "budgets": list(budgets), "target": "onnxruntime-cpu", "threads": 1, "batch": 1,
             "algorithm": "evolution", "candidates": 4, "indicator": "cpi", "latency_tables": [],
+            **({} if precision == "fp32" else {"precision": precision}),
         },
         "survey": {
             "count": 24,
@@ -208,7 +217,7 @@ def profiled(
     ]
     write(
         run / f"profile{precision and f'.{precision}'}.json",
-        latency=record(value_ms=value_ms, disturbed=disturbed).as_json(),
+        latency=record(at(precision or "fp32"), value_ms, disturbed=disturbed).as_json(),
         layers=[
             {"name": name, "op": op, "added": op == "ReorderOutput", "latency_ms": share * value_ms,
              "share": share, "nodes": []}
@@ -220,15 +229,18 @@ def profiled(
     return run
 
 
-def quantized(run: Path, drop: float = 0.01, latency_ms: float = 0.8) -> Path:
-    """A run with an int8 model beside fp32."""
-    (run / "model.int8.onnx").write_bytes(b"int8")
+def quantized(
+    run: Path, drop: float = 0.01, latency_ms: float = 0.8, precision: str = "int8"
+) -> Path:
+    """A run with a model in int8 or another precision."""
+    (run / f"model.{precision}.onnx").write_bytes(precision.encode())
     write(
-        run / "verify.int8.json",
-        model="model.int8.onnx",
-        precision="int8",
+        run / f"verify.{precision}.json",
+        model=f"model.{precision}.onnx",
+        precision=precision,
         max_drop=2.0,
         calibration={"method": "mse", "images": 500, "model_hash": "a", "data_hash": "b"},
+        activations="uint8",
         kept_fp32=["stem.conv/Conv"],
         sensitivity={"stem.conv/Conv": 1e-2, "head.conv/Conv": 1e-4},
         results=[check(0.9 - drop)],
@@ -261,3 +273,9 @@ def built(run: Path, *, verified: bool = False, **changes: Any) -> Path:
 def whole(run: Path) -> Path:
     """A run with everything that is wanted, and nothing against it."""
     return profiled(exported(trained(searched(started(run)))))
+
+
+def whole_in(run: Path, precision: str = "int8") -> Path:
+    """A run that was searched in ``precision`` and has all that ships, but no fp32 file."""
+    made = quantized(trained(searched(started(run), precision=precision)), precision=precision)
+    return profiled(made, 0.8, precision)

@@ -12,10 +12,10 @@ from report_runs import CHAIN, DARTS, NB101, NB201
 
 from fbn_deploy.report import amounts
 from fbn_deploy.report.architecture import Cell, Stage, laid_out, shares
+from fbn_deploy.report.confidence import interval
 from fbn_deploy.report.markup import escaped, tag
 from fbn_deploy.report.measured import Layer
 from fbn_deploy.report.svg import around
-from fbn_deploy.report.trained import Training
 
 
 @given(st.text())
@@ -125,9 +125,6 @@ def test_time_that_could_be_of_two_choices_is_of_neither() -> None:
 
 
 def test_an_accuracy_is_as_sure_as_its_images_are_many() -> None:
-    def interval(accuracy: float, images: int) -> tuple[float, float]:
-        return Training({}, accuracy, 0.1, images, None, (), None, {}).interval
-
     low, high = interval(0.9, 100)  # Wilson's interval for 90 of 100
     assert (round(low, 3), round(high, 3)) == (0.826, 0.945)
     assert interval(1.0, 10)[1] == pytest.approx(1.0)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fbn_deploy.report.fields import Fields
-from fbn_deploy.report.measured import Profile
 
 SCHEMA = 1
 
@@ -83,7 +82,8 @@ class Precision:
     sensitivity: Mapping[str, float]
     """Layer → relative squared error of the outputs with it alone in int8."""
     calibration: Mapping[str, str]
-    profile: Profile | None
+    activations: str
+    """``int8`` or ``uint8``; empty where nothing says."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,11 @@ def read_folding(path: Path) -> Folding:
     )
 
 
-def read_precision(path: Path, name: str, profile: Profile | None) -> Precision:
-    """``verify.<name>.json``."""
+def read_precision(path: Path) -> Precision:
+    """``verify.<precision>.json``."""
     content = Fields.read(path, SCHEMA)
     return Precision(
-        name=content.text("precision", name),
+        name=content.text("precision"),
         model=content.text("model"),
         max_drop=content.number_or_none("max_drop"),
         checks=tuple(_check(each) for each in content.parts("results")),
@@ -158,7 +158,7 @@ def read_precision(path: Path, name: str, profile: Profile | None) -> Precision:
             for name, text in content.named_texts("calibration").items()
             if not name.endswith("_hash")
         },
-        profile=profile,
+        activations=content.text("activations", ""),
     )
 
 

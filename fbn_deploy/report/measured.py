@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,18 +65,6 @@ def read_profile(path: Path) -> Profile:
     )
 
 
-def confirmation_of(content: Fields) -> tuple[float, float, bool, tuple[Record, ...]]:
-    """(value, upper bound, disturbed, records) of what ``latency/meter.py`` calls a confirmation;
-    older ones have no bound but the value."""
-    value_ms = content.number("value_ms")
-    return (
-        value_ms,
-        content.number("upper_ms") if "upper_ms" in content else value_ms,
-        bool(content.flag("disturbed")),
-        tuple(record_of(each) for each in content.parts("records")),
-    )
-
-
 def record_of(content: Fields) -> Record:
     """A record whose numbers are numbers and whose names are texts."""
     try:
@@ -101,8 +88,3 @@ def record_of(content: Fields) -> Record:
     conditions.part("versions")
     conditions.part("settings")
     return found
-
-
-def device_text(device: str, versions: Mapping[str, str]) -> str:
-    """``AMD EPYC …, onnxruntime 1.31.1``."""
-    return ", ".join([device, *(f"{name} {version}" for name, version in versions.items())])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fbn_deploy.report.markup import Child, Markup, tag
@@ -106,14 +106,21 @@ def folded(summary: str, *children: Child, printed: bool = True) -> Markup:
     return tag("details", tag("summary", summary), children, class_=unprinted)
 
 
+def badge(said: str, state: str) -> Markup:
+    """A word or two in the colour of a state of ``verdict.py``."""
+    return tag("span", said, class_=f"badge {state}")
+
+
+def absent(*children: Child) -> Markup:
+    """What stands where something is missing."""
+    return tag("p", children, class_="absent")
+
+
 def not_done(stage: Stage) -> Markup:
     """That a stage left nothing yet, and the command that does it."""
-    return tag(
-        "p",
-        tag("span", "Not done yet", class_="badge open"),
-        " It gives ",
-        stage.gives,
-        ": ",
-        code(stage.command),
-        class_="absent",
-    )
+    return absent(badge("Not done yet", "open"), f" It gives {stage.gives}: ", code(stage.command))
+
+
+def listed(values: Mapping[str, str]) -> str:
+    """``onnxruntime 1.31.1, numpy 2.3``."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())

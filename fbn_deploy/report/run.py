@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.report.exported import (
+    Check,
     Engine,
     Export,
     Folding,
@@ -21,7 +22,7 @@ from fbn_deploy.report.exported import (
 )
 from fbn_deploy.report.fields import Fields
 from fbn_deploy.report.measured import Profile, Record, read_profile
-from fbn_deploy.report.searched import Search, read_search
+from fbn_deploy.report.searched import FP32, Search, read_search
 from fbn_deploy.report.trained import Training, Unfinished, read_training, read_unfinished
 from fbn_deploy.rundir import SCHEMA, RunDir
 
@@ -76,8 +77,9 @@ class Run:
     unfinished: Unfinished | None
     folding: Folding | None
     export: Export | None
-    profile: Profile | None
     precisions: tuple[Precision, ...]
+    profiles: Mapping[str, Profile]
+    """File → its profile."""
     engines: tuple[Engine, ...]
     files: tuple[File, ...]
 
@@ -89,6 +91,43 @@ class Run:
     def file(self, name: str) -> File | None:
         return next((file for file in self.files if file.name == name), None)
 
+    @property
+    def precision(self) -> str:
+        """That of the file that ships: that of the search."""
+        return self.search.precision if self.search else FP32
+
+    @property
+    def model(self) -> str:
+        """The file that ships."""
+        return _model(self.path, self.precision)
+
+    @property
+    def shipped(self) -> Export | Precision | None:
+        """How the file that ships was verified; None: that is not done, or it is not there."""
+        if self.precision == FP32:
+            return self.export
+        found = (each for each in self.precisions if each.name == self.precision)
+        return next(found, None) if self.file(self.model) else None
+
+    @property
+    def verified(self) -> list[Export | Precision]:
+        """What ships and, where that is another file, ``model.onnx``; as far as they are there."""
+        others = [] if self.precision == FP32 else [self.export]
+        return [each for each in (self.shipped, *others) if each]
+
+    @property
+    def least_accurate(self) -> Check | None:
+        """Where what ships is in another precision: its target with the lowest accuracy. In fp32
+        it has that of the trained network."""
+        if self.shipped is None or self.precision == FP32:
+            return None
+        return min(self.shipped.checks, key=lambda check: check.accuracy_exported, default=None)
+
+    @property
+    def profile(self) -> Profile | None:
+        """Of the file that ships."""
+        return self.profiles.get(self.model)
+
     def records(self) -> list[tuple[str, Record]]:
         """Every latency record with what it is of."""
         found: list[tuple[str, Record]] = []
@@ -98,10 +137,7 @@ class Run:
                     (f"confirmation on {target}, process {number}", record)
                     for number, record in enumerate(confirmation.records, 1)
                 ]
-        if self.profile:
-            found.append(("model.onnx", self.profile.record))
-        found += [(each.model, each.profile.record) for each in self.precisions if each.profile]
-        return found
+        return found + [(name, profile.record) for name, profile in self.profiles.items()]
 
 
 def read_run(path: Path) -> Run:
@@ -119,6 +155,12 @@ def read_run(path: Path) -> Run:
             mistakes.append(str(error))
             return None
 
+    def read_all(files: Iterable[Path], reader: Callable[[Path], Read]) -> tuple[Read, ...]:
+        return tuple(found for file in files if (found := read(file, reader)) is not None)
+
+    profiles = {run.model.name: run.profile} | {
+        _model(path, name): run.precision_profile(name) for name in run.precisions()
+    }
     configuration = read(run.run, _configuration)
     found = Run(
         path=path,
@@ -130,17 +172,13 @@ def read_run(path: Path) -> Run:
         unfinished=read(run.subnet_checkpoint, read_unfinished),
         folding=read(run.fold_report, read_folding),
         export=read(run.verify, read_export) if run.model.is_file() else None,
-        profile=read(run.profile, read_profile),
-        precisions=tuple(
-            filter(
-                None,
-                (
-                    read(run.precision_verify(name), _precision(run, name, read))
-                    for name in run.precisions()
-                ),
-            )
-        ),
-        engines=tuple(filter(None, (read(story, read_engine) for story in run.engine_stories()))),
+        precisions=read_all(map(run.precision_verify, run.precisions()), read_precision),
+        profiles={
+            name: profile
+            for name, file in profiles.items()
+            if (profile := read(file, read_profile)) is not None
+        },
+        engines=read_all(run.engine_stories(), read_engine),
         files=_files(run),
     )
     if mistakes:
@@ -148,11 +186,10 @@ def read_run(path: Path) -> Run:
     return found
 
 
-def _precision(
-    run: RunDir, name: str, read: Callable[[Path, Callable[[Path], Profile]], Profile | None]
-) -> Callable[[Path], Precision]:
-    profile = read(run.precision_profile(name), read_profile)
-    return lambda path: read_precision(path, name, profile)
+def _model(path: Path, precision: str) -> str:
+    """The name of the run's file in ``precision``."""
+    run = RunDir(path)
+    return (run.model if precision == FP32 else run.precision_model(precision)).name
 
 
 def _configuration(path: Path) -> Configuration:

@@ -11,8 +11,10 @@ from fbn_deploy.report.quantity import Quantity
 from fbn_deploy.report.svg import (
     WIDTH,
     around,
+    circle,
     drawing,
     horizontal_axis,
+    horizontal_grid,
     label,
     limit_line,
     line,
@@ -49,17 +51,15 @@ def scatter(
     xs += [limit] if limit is not None and not far else []
     x = around(xs, left, right, 0.04)
     y = around([point.y for point in points], top, bottom, 0.05)
-    drawn: list[Child] = [
-        (line(left, y(tick), right, y(tick), "grid"), label(left - 8, y(tick) + 4,
-         digits(tick, 3).removesuffix(".00").removesuffix(".0"), "tick", "end"))
-        for tick in y.ticks(5)
-    ]  # fmt: skip
-    drawn.append(tag("text", vertical, class_="tick", x=8, y=12))
-    if limit is not None and far:
-        said = f"budget {plain(limit)} {quantity.unit} →"
-        drawn.append(label(right, 14, said, "label limit-label", "end"))
-    elif limit is not None:
-        drawn += limit_line(x(limit), top - 8, bottom, f"budget {plain(limit)} {quantity.unit}")
+    names = {t: digits(t, 3).removesuffix(".00").removesuffix(".0") for t in y.ticks(5)}
+    drawn: list[Child] = [horizontal_grid(y, left, right, names)]
+    drawn.append(label(8, 12, vertical, "tick"))
+    if limit is not None:
+        said = f"budget {plain(limit)} {quantity.unit}"
+        if far:
+            drawn.append(label(right, 14, f"{said} →", "label limit-label", "end"))
+        else:
+            drawn += limit_line(x(limit), top - 8, bottom, said)
     if len(front) > 1:
         steps = [f"M{x(front[0][0]):.1f} {y(front[0][1]):.1f}"]
         steps += [f"H{x(a):.1f}V{y(b):.1f}" for a, b in front[1:]]
@@ -69,16 +69,7 @@ def scatter(
             low, high = point.interval
             drawn.append(line(x(low), y(point.y), x(high), y(point.y), "whisker"))
         radius = 7 if point.kind == "winner" else 4
-        drawn.append(
-            tag(
-                "circle",
-                tag("title", point.said),
-                cx=x(point.x),
-                cy=y(point.y),
-                r=radius,
-                class_=point.kind,
-            )
-        )
+        drawn.append(circle(x(point.x), y(point.y), radius, point.kind, point.said))
         if point.kind == "winner":
             at = min(max(x(point.x), left + 24), right - 24)
             drawn.append(label(at, y(point.y) - 13, "chosen", "label winner-label halo", "middle"))

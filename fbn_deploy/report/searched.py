@@ -10,10 +10,11 @@ from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.report.fields import UNKNOWN, Fields
-from fbn_deploy.report.measured import Record, confirmation_of
+from fbn_deploy.report.measured import Record, record_of
 from fbn_deploy.search.budgets import Budget
 
 SCHEMA = 1
+FP32 = "fp32"
 Choices = Mapping[str, str]  # decision → option
 
 
@@ -120,6 +121,8 @@ class Search:
 
     budgets: tuple[Budget, ...]
     settings: Mapping[str, Any]
+    precision: str
+    """That of the file that ships, in which latencies were measured and budgets hold."""
     survey: Survey | None
     tally: Tally | None
     candidates: tuple[Candidate, ...]  # best first
@@ -146,13 +149,20 @@ class Search:
         places = (n for n, each in enumerate(self.candidates) if each.choices == self.best.choices)
         return next(places, None)
 
+    @property
+    def in_precision(self) -> str:
+        """What stands behind a latency: `` in int8``; nothing where it is one of fp32."""
+        return "" if self.precision == FP32 else f" in {self.precision}"
+
     def budget_for(self, record: Record) -> Budget | None:
-        """The latency budget that ``record`` can be held against: of its target, device, threads
-        and batch. A table from elsewhere is of a device that only shares the target's name."""
+        """The latency budget that ``record`` can be held against: of its target, device, threads,
+        batch and precision. A table from elsewhere is of a device that only shares the target's
+        name."""
         found = record.conditions
-        asked = (self.settings.get("threads", 1), self.settings.get("batch", 1))
-        device = self._device(found.target)
-        if (found.threads, found.batch) != asked or device not in ("", found.device):
+        asked = (self.precision, self.settings.get("threads", 1), self.settings.get("batch", 1))
+        if (found.precision, found.threads, found.batch) != asked:
+            return None
+        if self._device(found.target) not in ("", found.device):
             return None
         return next((budget for budget in self.budgets if budget.target == found.target), None)
 
@@ -171,26 +181,26 @@ def read_search(path: Path) -> Search:
     best = content.part("best")
     chosen = _candidate(best, budgets)
     candidates = tuple(_candidate(each, budgets) for each in content.parts("candidates"))
-    settings = content.part("settings").content
-    fields = ("drawn", "duplicates", "over_budget", "fitting")
-    tally = content.part("tally") if all(f in content.part("tally") for f in fields) else None
+    settings = content.part("settings")
+    precision = settings.text("precision", FP32)
     return Search(
         budgets=budgets,
-        settings=settings,
+        settings=settings.content,
+        precision=precision,
         survey=_survey(content.part("survey")) if "survey" in content else None,
-        tally=_tally(tally) if tally else None,
+        tally=_tally(content.part("tally")) if "tally" in content else None,
         candidates=candidates,
         front=_fronts(content.part("pareto"), len(candidates)),
         best=chosen,
         text=best.text("text", ",".join(f"{d}={option}" for d, option in chosen.choices.items())),
         meets_budget=best.flag("meets_budget"),
         confirmed={
-            target: Confirmation(*confirmation_of(each))
+            target: _confirmation(each, precision)
             for target, each in best.part("confirmed").items()
         },
         predictors={target: _predictor(each) for target, each in content.part("latency").items()},
         data=content.part("data").text("name", ""),
-        tables=content.part("settings").texts("latency_tables"),
+        tables=settings.texts("latency_tables"),
         scored_in=_scored_in(content),
         timing=content.named_numbers("timing"),
     )
@@ -229,6 +239,24 @@ def _latency(content: Fields) -> Latency:
         predicted=content.number_or_none("predicted"),
         interval=(ends[0], ends[1]) if len(ends) == 2 and max(ends) < UNKNOWN else None,
         measured=content.number_or_none("measured"),
+    )
+
+
+def _confirmation(content: Fields, precision: str) -> Confirmation:
+    """Raises ``FBNError`` where it is of another precision than the search."""
+    value_ms = content.number("value_ms")
+    records = tuple(record_of(each) for each in content.parts("records"))
+    for record in records:
+        if record.conditions.precision != precision:
+            raise FBNError(
+                f"{content.path}: {content.place} is in {record.conditions.precision}, and the "
+                f"search in {precision}. Search again."
+            )
+    return Confirmation(
+        value_ms=value_ms,
+        upper_ms=content.number("upper_ms") if "upper_ms" in content else value_ms,  # older files
+        disturbed=bool(content.flag("disturbed")),
+        records=records,
     )
 
 

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from fbn_deploy.report.amounts import digits, plain
 from fbn_deploy.report.markup import Child, Markup, tag
 from fbn_deploy.report.quantity import Quantity
-from fbn_deploy.report.svg import WIDTH, Scale, around, drawing, horizontal_axis, limit_line, line
+from fbn_deploy.report.svg import (
+    WIDTH,
+    Scale,
+    around,
+    circle,
+    drawing,
+    horizontal_axis,
+    limit_line,
+    line,
+)
 
 REACH = 1.3  # an outer end beyond this multiple of all else is drawn as an arrow
 
@@ -81,6 +90,5 @@ def _span(row: Span, x: Scale, top: float, unit: str) -> Markup:
         at = x(row.bound)
         parts.append(tag("path", d=f"M{at - 5:.1f} {y - 8}H{at:.1f}V{y + 8}h-5", class_="bound"))
     said = f"{row.label}: {digits(row.dot)} {unit}"
-    kind = "dot hollow" if row.hollow else "dot"
-    parts.append(tag("circle", tag("title", said), cx=x(row.dot), cy=y, r=5, class_=kind))
+    parts.append(circle(x(row.dot), y, 5, "dot hollow" if row.hollow else "dot", said))
     return tag("g", parts)

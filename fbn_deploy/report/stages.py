@@ -6,6 +6,9 @@ import shlex
 from dataclasses import dataclass
 
 from fbn_deploy.report.run import Run
+from fbn_deploy.report.searched import FP32
+
+_BUILDER = "tensorrt"  # that an engine is suggested for
 
 
 @dataclass(frozen=True)
@@ -18,30 +21,53 @@ class Stage:
     wanted: bool = True
 
 
+def precision_option(run: Run) -> str:
+    """What a command on the file that ships is told behind the run: `` --precision int8``."""
+    return "" if run.precision == FP32 else f" --precision {shlex.quote(run.precision)}"
+
+
+def profile_command(run: Run) -> str:
+    return f"fbn profile {shlex.quote(str(run.path))}{precision_option(run)}"
+
+
 def missing(run: Run) -> dict[str, Stage]:
-    """Name → stage, in the order in which they are done."""
+    """Name → stage, in the order in which they are done. ``export`` and ``profile`` are of the
+    file that ships."""
     path = shlex.quote(str(run.path))
+    lower = run.precision != FP32
+    precision, suffix = precision_option(run), f".{run.precision}" if lower else ""
+    # Built from the file that ships where that is this target's; for another one it would be
+    # written anew, in this target's form.
+    ships_there = run.search is not None and any(b.target == _BUILDER for b in run.search.budgets)
+    engine_precision, engine_suffix = (precision, suffix) if ships_there else ("", "")
     stages = [
-        Stage("search", "search.json", f"fbn search --run {path} --latency-budget 10ms")
-        if run.search is None
-        else None,
-        Stage("retrain", "subnet.safetensors", f"fbn retrain {path}")
-        if run.training is None
-        else None,
-        Stage("export", "model.onnx and verify.json", f"fbn export {path}")
-        if run.export is None
-        else None,
-        Stage("profile", "profile.json", f"fbn profile {path}") if run.profile is None else None,
-        Stage("precision", "model.int8.onnx", f"fbn export {path} --precision int8", wanted=False)
-        if not run.precisions
-        else None,
-        Stage(
-            "engine",
-            "model.tensorrt.engine",
-            f"fbn export {path} --target tensorrt",
-            wanted=False,
-        )
-        if not run.engines
-        else None,
+        (
+            run.search is None,
+            Stage("search", "search.json", f"fbn search --run {path} --latency-budget 10ms"),
+        ),
+        (run.training is None, Stage("retrain", "subnet.safetensors", f"fbn retrain {path}")),
+        (
+            run.shipped is None,
+            Stage(
+                "export", f"{run.model} and verify{suffix}.json", f"fbn export {path}{precision}"
+            ),
+        ),
+        (
+            run.profile is None,
+            Stage("profile", f"profile{suffix}.json", profile_command(run)),
+        ),
+        (
+            not lower and not run.precisions,
+            Stage("precision", "model.int8.onnx", f"fbn export {path} --precision int8", False),
+        ),
+        (
+            not run.engines,
+            Stage(
+                "engine",
+                f"model{engine_suffix}.{_BUILDER}.engine",
+                f"fbn export {path}{engine_precision} --target {_BUILDER}",
+                False,
+            ),
+        ),
     ]
-    return {stage.name: stage for stage in stages if stage}
+    return {stage.name: stage for undone, stage in stages if undone}

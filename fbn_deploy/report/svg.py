@@ -7,7 +7,7 @@ of ``style.css``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fbn_deploy.report.markup import Child, Markup, tag
@@ -58,6 +58,23 @@ def horizontal_axis(x: Scale, y: float, name: str) -> Markup:
         marks.append(label(at, y + 19, f"{tick:.{places}f}", "tick", "middle"))
     marks.append(label((x.start + x.end) / 2, y + 37, name, "tick", "middle"))
     return tag("g", marks)
+
+
+def horizontal_grid(y: Scale, left: float, right: float, names: Mapping[float, str]) -> Markup:
+    """A line across and a name for each of the ticks ``names`` of ``y``."""
+    lines = [
+        (
+            line(left, y(tick), right, y(tick), "grid"),
+            label(left - 8, y(tick) + 4, name, "tick", "end"),
+        )
+        for tick, name in names.items()
+    ]
+    return tag("g", lines)
+
+
+def circle(x: float, y: float, radius: float, kind: str, said: str) -> Markup:
+    """A point that says ``said`` where it is pointed at."""
+    return tag("circle", tag("title", said), cx=x, cy=y, r=radius, class_=kind)
 
 
 def limit_line(at: float, top: float, bottom: float, text: str) -> list[Markup]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from fbn_deploy.report.fields import Fields
 
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its JSON header, little-endian
 _MOST_BYTES = 100_000_000  # as the format allows
-_Z = 1.96  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,6 @@ class Training:
     """Epoch → validation accuracy; empty where no epoch was looked at."""
     best_epoch: int | None
     settings: Mapping[str, Any]
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Where the accuracy lies with 95 % confidence, given so many images. Wilson 1927:
-
-        (p + z²/2n ± z √(p(1 − p)/n + z²/4n²)) / (1 + z²/n)
-        """
-        p, n, z = self.accuracy, max(1, self.images), _Z
-        middle, width = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2)
-        scale = 1 + z * z / n
-        return (middle - width) / scale, (middle + width) / scale
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ A finding is ``good``; ``look`` at it before shipping; ``bad``: it speaks agains
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from fbn_deploy.report.amounts import (
 from fbn_deploy.report.exported import Check
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.searched import Search
-from fbn_deploy.report.stages import missing
+from fbn_deploy.report.stages import missing, precision_option, profile_command
 from fbn_deploy.search.budgets import Budget
 
 GOOD, LOOK, BAD, OPEN, NOTE = "good", "look", "bad", "open", "note"
@@ -71,8 +70,10 @@ def judged(run: Run) -> Verdict:
     states = {finding.state for finding in findings}
     state = next(state for state in HEADLINES if state in states)
     if state == GOOD and run.training:
-        accuracy = percent(run.training.accuracy).replace(SPACE, " ")
-        return Verdict(state, f"{HEADLINES[state]} if {accuracy} top-1 is enough", findings)
+        worst = run.least_accurate
+        accuracy = percent(worst.accuracy_exported if worst else run.training.accuracy)
+        enough = f"if {accuracy.replace(SPACE, ' ')} top-1 is enough"
+        return Verdict(state, f"{HEADLINES[state]} {enough}", findings)
     abouts = [finding.about for finding in findings if finding.state == state]
     return Verdict(state, f"{HEADLINES[state]}: {', '.join(dict.fromkeys(abouts))}", findings)
 
@@ -83,7 +84,7 @@ def _findings(run: Run) -> Iterator[Finding]:
         yield Finding(OPEN, "search", f"No network was chosen yet: {undone['search'].command}")
         return
     for budget in run.search.budgets:
-        yield _budget(run.search, budget)
+        yield _budget(run, run.search, budget)
     yield from _accuracy(run)
     yield from _verification(run)
     yield from _latency(run, run.search)
@@ -91,9 +92,9 @@ def _findings(run: Run) -> Iterator[Finding]:
     yield from _engines(run)
 
 
-def _budget(search: Search, budget: Budget) -> Finding:
+def _budget(run: Run, search: Search, budget: Budget) -> Finding:
     if budget.kind == "latency":
-        return _latency_budget(search, budget)
+        return _latency_budget(run, search, budget)
     about = {"flops": "FLOPs budget", "params": "parameter budget"}[budget.kind]
     cost = search.best.cost(budget)
     if cost is None:
@@ -103,14 +104,14 @@ def _budget(search: Search, budget: Budget) -> Finding:
     return Finding(state, about, text)
 
 
-def _latency_budget(search: Search, budget: Budget) -> Finding:
+def _latency_budget(run: Run, search: Search, budget: Budget) -> Finding:
     """What is promised is the upper bound of the confirmation; nothing else is a promise."""
-    about = f"latency budget on {budget.target}"
+    about = f"latency budget on {budget.target}{search.in_precision}"
     confirmed = search.confirmed.get(budget.target or "")
     if confirmed is None:
-        return Finding(LOOK, about, _unconfirmed(search, budget))
+        return Finding(LOOK, about, _unconfirmed(run, search, budget))
     text = (
-        f"Confirmed {milliseconds(confirmed.value_ms)}, at most "
+        f"Confirmed {milliseconds(confirmed.value_ms)}{search.in_precision}, at most "
         f"{milliseconds(confirmed.upper_ms)}; the budget is {_limit(budget)}. {confirmed.n:,} runs "
         f"in {plural(len(confirmed.records), 'process', 'processes')}."
     )
@@ -121,18 +122,19 @@ def _latency_budget(search: Search, budget: Budget) -> Finding:
     return Finding(GOOD, about, text)
 
 
-def _unconfirmed(search: Search, budget: Budget) -> str:
+def _unconfirmed(run: Run, search: Search, budget: Budget) -> str:
     known = search.best.latencies.get(budget.target or "")
     cost = milliseconds(search.best.cost(budget))
     if known and known.measured is not None:
         return (
-            f"Measured quickly, {cost}, and not confirmed; the budget is {_limit(budget)}. Search "
-            "again to confirm it."
+            f"Measured quickly{search.in_precision}, {cost}, and not confirmed; the budget is "
+            f"{_limit(budget)}. Search again to confirm it."
         )
     low, high = (known.interval if known else None) or (None, None)
     return (
-        f"Predicted {cost} ({milliseconds(low)} to {milliseconds(high)}), and not measured there; "
-        f"the budget is {_limit(budget)}. Run fbn profile model.onnx on the device."
+        f"Predicted {cost}{search.in_precision} ({milliseconds(low)} to {milliseconds(high)}), and "
+        f"not measured there; the budget is {_limit(budget)}. Run fbn profile "
+        f"{run.model}{precision_option(run)} on the device."
     )
 
 
@@ -145,11 +147,15 @@ def _accuracy(run: Run) -> Iterator[Finding]:
     if found is None:
         yield Finding(OPEN, "accuracy", f"Not trained yet: {missing(run)['retrain'].command}")
         return
+    accuracy, lower = found.accuracy, ""
+    if worst := run.least_accurate:
+        accuracy = min(accuracy, worst.accuracy_exported)
+        lower = f", {percent(worst.accuracy_exported)} in {run.precision}"
     text = (
-        f"{percent(found.accuracy)} top-1 on {found.images:,} test images; always naming the most "
-        f"frequent class reaches {percent(found.trivial)}."
+        f"{percent(found.accuracy)} top-1 on {found.images:,} test images{lower}; always naming "
+        f"the most frequent class reaches {percent(found.trivial)}."
     )
-    yield Finding(GOOD if found.accuracy > found.trivial else BAD, "accuracy", text)
+    yield Finding(GOOD if accuracy > found.trivial else BAD, "accuracy", text)
     if run.search and found.choices and found.choices != run.search.best.choices:
         yield Finding(
             BAD, "trained network", "subnet.safetensors holds another network than was chosen."
@@ -157,18 +163,21 @@ def _accuracy(run: Run) -> Iterator[Finding]:
 
 
 def _verification(run: Run) -> Iterator[Finding]:
-    if run.export is None:
+    """Of the file that ships; of ``model.onnx`` beside it, only what is wrong decides anything."""
+    if run.shipped is None:
         yield Finding(OPEN, "verification", f"Not exported yet: {missing(run)['export'].command}")
-        return
-    for check in run.export.checks:
-        yield Finding(
-            GOOD if check.passed else BAD,
-            f"{run.export.model} on {check.target}",
-            f"Agrees with the trained network on {percent(check.top1_agreement)} of "
-            f"{check.images:,} images, largest relative error "
-            f"{relative(check.max_relative_error)}.",
-        )
-    if run.training and any(_other_network(run, check) for check in run.export.checks):
+    for export in run.verified:
+        good, bad = (GOOD, BAD) if export is run.shipped else (NOTE, LOOK)
+        for check in export.checks:
+            yield Finding(
+                good if check.passed else bad,
+                f"{export.model} on {check.target}",
+                f"Agrees with the trained network on {percent(check.top1_agreement)} of "
+                f"{check.images:,} images, largest relative error "
+                f"{relative(check.max_relative_error)}.",
+            )
+    shipped = run.shipped.checks if run.shipped else ()
+    if run.training and any(_other_network(run, check) for check in shipped):
         yield Finding(
             LOOK,
             "verification",
@@ -186,7 +195,7 @@ def _other_network(run: Run, check: Check) -> bool:
 def _latency(run: Run, search: Search) -> Iterator[Finding]:
     """The shipped file's own latency: the budget was confirmed on its graph, before training."""
     about = "latency of the file"
-    if run.export is None:
+    if run.shipped is None:
         return
     if run.profile is None:
         yield Finding(OPEN, about, f"Not measured yet: {missing(run)['profile'].command}")
@@ -194,7 +203,7 @@ def _latency(run: Run, search: Search) -> Iterator[Finding]:
     record = run.profile.record
     timing, conditions = record.timing, record.conditions
     text = (
-        f"model.onnx takes {milliseconds(timing.value_ms)} on {conditions.target} (95 % interval "
+        f"{run.model} takes {milliseconds(timing.value_ms)} on {conditions.target} (95 % interval "
         f"{digits(timing.low_ms)} to {milliseconds(timing.high_ms)}, {timing.n:,} runs)"
     )
     budget = search.budget_for(record)
@@ -210,9 +219,7 @@ def _latency(run: Run, search: Search) -> Iterator[Finding]:
             LOOK if disturbed else BAD,
             about,
             f"{text}{disturbed}: over the budget of {_limit(budget)}."
-            + (
-                f" fbn profile {shlex.quote(str(run.path))} measures it again." if disturbed else ""
-            ),
+            + (f" {profile_command(run)} measures it again." if disturbed else ""),
         )
     elif disturbed:
         yield Finding(GOOD, about, f"{text}{disturbed}; within the budget all the same.")

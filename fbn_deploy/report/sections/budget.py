@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from fbn_deploy.report.amounts import count, percent, plural
 from fbn_deploy.report.markup import Child, Markup, escaped
-from fbn_deploy.report.measured import device_text
-from fbn_deploy.report.pieces import not_done, note, text
+from fbn_deploy.report.pieces import listed, not_done, note, text
 from fbn_deploy.report.quantity import quantity_of
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.searched import Predictor, Range, Search, Survey
@@ -30,7 +29,7 @@ def _surveyed(search: Search) -> Iterator[Child]:
         yield note("This search was made before surveys were written down.")
         return
     for each in survey.ranges:
-        yield _range(each, survey)
+        yield _range(search, each, survey)
     if len(survey.ranges) > 1:
         yield text(
             f"{survey.fitting} of {survey.count} sampled networks "
@@ -45,8 +44,9 @@ def _surveyed(search: Search) -> Iterator[Child]:
             )
 
 
-def _range(each: Range, survey: Survey) -> Child:
+def _range(search: Search, each: Range, survey: Survey) -> Child:
     budget = each.budget
+    limit = f"{budget.text}{search.in_precision if budget.kind == 'latency' else ''}"
     least, most = budget.superlatives
     share = each.meeting / survey.count
     verdict = ""
@@ -56,11 +56,11 @@ def _range(each: Range, survey: Survey) -> Child:
         verdict = " None meets it: what was chosen is rarer than one in the sample."
     sentence = text(
         f"{each.meeting} of {survey.count} sampled networks ({percent(share, 0)}) meet "
-        f"{budget.text}.{verdict}"
+        f"{limit}.{verdict}"
     )
     if each.least is None or each.median is None:
         return [sentence, note("Their costs are not known here.")]
-    quantity = quantity_of(budget)
+    quantity = quantity_of(search, budget)
     scale = quantity.scale
     top = each.median if each.most is None else each.most
     amount = budget.amount_of
@@ -72,13 +72,13 @@ def _range(each: Range, survey: Survey) -> Child:
         outer=(each.least / scale, top / scale),
         open_ended=each.most is None,
     )
-    title = f"Cost of sampled networks against {budget.text}"
+    title = f"Cost of sampled networks against {limit}"
     return [sentence, spans([row], quantity, limit=budget.limit / scale, title=title)]
 
 
 def _predicted(search: Search) -> Iterator[Child]:
     for target, predictor in search.predictors.items():
-        yield text(f"Latencies of candidates on {target}: {_how(predictor)}")
+        yield text(f"Latencies of candidates on {target}{search.in_precision}: {_how(predictor)}")
         if predictor.unknown:
             yield note(
                 f"{plural(predictor.unknown, 'network')} had a block that the table lacks; they "
@@ -105,5 +105,5 @@ def _how(predictor: Predictor) -> str:
             f"intervals of ±{percent(quality['width'], 1)} covered "
             f"{percent(quality['coverage'], 0)}"
         )
-    device = device_text(predictor.device, predictor.versions)
+    device = ", ".join(filter(None, [predictor.device, listed(predictor.versions)]))
     return f"{found}. {f'Measured on {device}.' if device else ''}".strip()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from fbn_deploy.report.amounts import NONE, count, digits, large, percent, plural
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
-from fbn_deploy.report.pieces import Bar, bars, folded, heading, not_done, note, table, text
+from fbn_deploy.report.pieces import Bar, badge, bars, folded, heading, not_done, note, table, text
 from fbn_deploy.report.quantity import quantity_of
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.scatter import Point, scatter
@@ -53,7 +53,7 @@ def _charts(search: Search) -> Iterator[Child]:
         if lacking == len(search.candidates):
             yield note(f"No candidate's cost under {budget.text} is written down.")
             continue
-        yield heading(f"Rank against {_name(budget)}")
+        yield heading(f"Rank against {_name(search, budget)}")
         yield _chart(search, budget)
         reach = " The bar through the chosen one reaches to what its confirmation was at most."
         yield note(
@@ -65,7 +65,7 @@ def _charts(search: Search) -> Iterator[Child]:
 
 
 def _chart(search: Search, budget: Budget) -> Markup:
-    quantity = quantity_of(budget)
+    quantity = quantity_of(search, budget)
     scale = quantity.scale
     front = set(search.front.get(budget.cost, ()))
     points = []
@@ -97,7 +97,7 @@ def _chart(search: Search, budget: Budget) -> Markup:
         quantity,
         vertical="rank (best at the top)",
         limit=budget.limit / scale,
-        title=f"Rank of candidates against {_name(budget)}; the line is the Pareto front",
+        title=f"Rank of candidates against {_name(search, budget)}; the line is the Pareto front",
     )
 
 
@@ -113,8 +113,8 @@ def _interval(search: Search, cost: float, budget: Budget) -> tuple[float, float
     return latency.interval if latency else None
 
 
-def _name(budget: Budget) -> str:
-    noun = quantity_of(budget).noun
+def _name(search: Search, budget: Budget) -> str:
+    noun = quantity_of(search, budget).noun
     return f"{noun} on {budget.target}" if budget.target else noun
 
 
@@ -127,8 +127,8 @@ def _best(search: Search) -> Iterator[Child]:
     candidates = [search.candidates[number] for number in shown]
     indicators = list(dict.fromkeys(name for c in candidates for name in c.indicators))
     targets = list(dict.fromkeys(name for c in candidates for name in c.latencies))
-    columns = ["place", "rank", *indicators, *(f"{t}, ms" for t in targets), "multiply-adds",
-               "parameters", "differs in"]  # fmt: skip
+    columns = ["place", "rank", *indicators, *(f"{t}{search.in_precision}, ms" for t in targets),
+               "multiply-adds", "parameters", "differs in"]  # fmt: skip
     rows = [
         [
             str(number + 1),
@@ -170,7 +170,7 @@ def _latency(candidate: Candidate, target: str) -> Child:
 
 def _differences(choices: Choices, chosen: Choices) -> Child:
     if choices == chosen:
-        return tag("span", "chosen", class_="badge good")
+        return badge("chosen", "good")
     changed = sum(chosen.get(decision) != option for decision, option in choices.items())
     return f"{changed} of {plural(len(choices), 'choice')}"
 
@@ -191,13 +191,12 @@ def _drawn(run: Run, search: Search) -> Iterator[Child]:
     whole = ""
     if run.space and run.space.size:
         whole = f" The space has {large(run.space.size)} architectures."
-    yield text(f"{tally.ending or ''} {tally.drawn:,} were drawn.{whole}".strip())
-    over: Sequence[tuple[str, float]] = list(tally.over_budget.items())
+    yield text(f"{tally.ending} {tally.drawn:,} were drawn.{whole}".strip())
     rows = [
         Bar("within the budget", tally.fitting, _part(tally.fitting, tally.drawn), "winner"),
         *(
             Bar(f"over the budget of {cost.replace(':', ' on ')}", n, _part(n, tally.drawn))
-            for cost, n in over
+            for cost, n in tally.over_budget.items()
         ),
         Bar("drawn before", tally.duplicates, _part(tally.duplicates, tally.drawn), "faint"),
     ]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fbn_deploy.report.amounts import NONE, seconds, size
 from fbn_deploy.report.exported import Engine
-from fbn_deploy.report.markup import Child, Markup, escaped, tag
-from fbn_deploy.report.pieces import heading, not_done, note, pairs
+from fbn_deploy.report.markup import Child, Markup, escaped
+from fbn_deploy.report.pieces import absent, badge, heading, listed, not_done, note, pairs
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.sections.verification import checks_table
 from fbn_deploy.report.stages import missing
@@ -21,14 +21,12 @@ def section(run: Run) -> Markup:
 
 def _engine(run: Run, engine: Engine) -> Child:
     file = run.file(engine.name)
-    device = ", ".join(f"{name} {value}" for name, value in engine.device.items())
-    options = ", ".join(f"{name} {value}" for name, value in engine.options.items())
     rows: list[tuple[Child, Child]] = [
         ("size", size(file.bytes) if file else "the file is not here"),
         ("runtime", f"{engine.target} {engine.version}".strip()),
-        ("built on", device or "a machine without a GPU"),
+        ("built on", listed(engine.device) or "a machine without a GPU"),
         ("from", f"{engine.model}, {engine.precision}"),
-        ("options", options or NONE),
+        ("options", listed(engine.options) or NONE),
         ("built in", seconds(engine.seconds)),
         ("layers", f"{engine.layers:,}" if engine.layers else "not listed by the builder"),
     ]
@@ -37,11 +35,6 @@ def _engine(run: Run, engine: Engine) -> Child:
         pairs(rows),
         checks_table([(engine.name, engine.check)])
         if engine.check
-        else tag(
-            "p",
-            tag("span", "never run", class_="badge look"),
-            " It was built and not verified on a device.",
-            class_="absent",
-        ),
+        else absent(badge("never run", "look"), " It was built and not verified on a device."),
         [note(f"The builder warned: {warning}") for warning in engine.warnings],
     ]

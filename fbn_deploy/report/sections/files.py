@@ -38,14 +38,15 @@ def files(run: Run) -> Markup:
 
 def _standing(run: Run, name: str) -> str:
     """What is known of a file that is handed over."""
-    if name == "model.onnx":
-        if run.export is None:
-            return "not verified"
-        return "verified" if all(c.passed for c in run.export.checks) else "verification failed"
+    if run.export and name == "model.onnx":
+        passed = all(check.passed for check in run.export.checks)
+        other = f"; {run.model} ships" if name != run.model else ""
+        return f"{'verified' if passed else 'verification failed'}{other}"
     for precision in run.precisions:
         if precision.model == name:
             worst = min((check.accuracy_exported for check in precision.checks), default=None)
-            return f"verified in {precision.name}, {percent(worst)} top-1"
+            ships = "ships: " if name == run.model else ""
+            return f"{ships}verified in {precision.name}, {percent(worst)} top-1"
     for engine in run.engines:
         if engine.name == name:
             return "verified on its device" if engine.check else "built, never run"

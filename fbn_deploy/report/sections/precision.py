@@ -18,9 +18,12 @@ SHOWN = 12  # layers of the sensitivity analysis
 
 def section(run: Run) -> Markup:
     if not run.precisions:
-        return not_done(missing(run)["precision"])
-    checks = [(each.model, check) for each in run.precisions for check in each.checks]
-    parts: list[Child] = [checks_table(checks), *_speeds(run)]
+        undone = missing(run)
+        return not_done(undone.get("precision") or undone["export"])
+    beside = [each for each in run.precisions if each is not run.shipped]
+    checks = [(each.model, check) for each in beside for check in each.checks]
+    parts: list[Child] = [checks_table(checks)] if beside else []
+    parts += _speeds(run)
     for each in run.precisions:
         parts += _story(each)
     return escaped(parts)
@@ -51,6 +54,8 @@ def _story(each: Precision) -> Iterator[Child]:
     if each.calibration:
         method, images = (each.calibration.get(name, "?") for name in ("method", "images"))
         said.append(f"calibrated by {method} on {images} images")
+    if each.activations:
+        said.append(f"activations in {each.activations}")
     if each.kept_fp32:
         said.append(f"left in fp32: {', '.join(each.kept_fp32)}")
     if said:

@@ -16,12 +16,9 @@ SHOWN = 15
 
 
 def section(run: Run) -> Markup:
-    if run.profile is None:
-        return not_done(missing(run)["profile"])
-    parts: list[Child] = [*_profile(run.profile)]
-    for each in run.precisions:
-        if each.profile:
-            parts += [heading(each.model), *_profile(each.profile)]
+    parts: list[Child] = [] if run.profile else [not_done(missing(run)["profile"])]
+    for name in sorted(run.profiles, key=lambda name: name != run.model):  # what ships is first
+        parts += [heading(name), *_profile(run.profiles[name])]
     return escaped(parts)
 
 

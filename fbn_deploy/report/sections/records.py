@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from fbn_deploy.latency.slowdown import slowdown_of
 from fbn_deploy.report.amounts import NONE, digits, percent
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
 from fbn_deploy.report.measured import Record
-from fbn_deploy.report.pieces import heading, not_done, note, pairs, table
+from fbn_deploy.report.pieces import heading, listed, not_done, note, pairs, table
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.stages import missing
 
@@ -50,10 +50,6 @@ def _disturbed(record: Record) -> Child:
     return tag("span", "; ".join(record.timing.disturbed), class_="warned")
 
 
-def _listed(values: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
-
-
 def _input(record: Record) -> str:
     shapes = record.conditions.inputs.items()
     return ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in shapes)
@@ -79,7 +75,7 @@ _NUMBERS: tuple[tuple[str, Callable[[Record], Child]], ...] = (
 _CONDITIONS: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("target", lambda r: r.conditions.target),
     ("device", lambda r: r.conditions.device),
-    ("runtime", lambda r: _listed(r.conditions.versions)),
+    ("runtime", lambda r: listed(r.conditions.versions)),
     ("precision", lambda r: r.conditions.precision),
     ("batch", lambda r: str(r.conditions.batch)),
     ("input", _input),
@@ -87,7 +83,7 @@ _CONDITIONS: tuple[tuple[str, Callable[[Record], str]], ...] = (
     ("cores", lambda r: ", ".join(map(str, r.cores)) if r.cores else NONE),
     ("clock, MHz", lambda r: f"{r.clock_mhz:,.0f}" if r.clock_mhz else NONE),
     ("power", lambda r: r.conditions.power or "not told by the system"),
-    ("settings", lambda r: _listed(r.conditions.settings)),
+    ("settings", lambda r: listed(r.conditions.settings)),
     ("protocol", lambda r: r.conditions.protocol),
     ("graph", lambda r: r.conditions.network[:12]),
 )

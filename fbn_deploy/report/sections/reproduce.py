@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from decimal import Decimal
 from typing import Any
 
@@ -13,7 +13,7 @@ from fbn_deploy.report.fields import shown
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
 from fbn_deploy.report.pieces import Bar, bars, command, folded, heading, note, pairs
 from fbn_deploy.report.run import Run
-from fbn_deploy.report.searched import Search
+from fbn_deploy.report.searched import FP32, Search
 from fbn_deploy.retrain.recipes import RECIPES, as_json
 from fbn_deploy.search.budgets import Budget
 
@@ -80,10 +80,12 @@ def _commands(run: Run) -> Iterator[Child]:
         lines.append(_retrain_command(run.training.settings))
     if run.export:
         lines.append("fbn export again")
-    lines += [_precision_command(each) for each in run.precisions]
+    budgeted = {budget.target for budget in run.search.budgets} if run.search else set()
+    lines += [_precision_command(each, budgeted) for each in run.precisions]
     lines += [_engine_command(each) for each in run.engines]
-    if run.profile:
-        lines.append("fbn profile again")
+    for each in run.profiles.values():
+        precision = _precision(each.record.conditions.precision)
+        lines.append(shlex.join(["fbn", "profile", "again", *precision]))
     lines.append("fbn report again")
     yield command("\n".join(lines))
     yield note(
@@ -104,7 +106,7 @@ def _search_command(run: Run, search: Search) -> str:
             [word for name in names for word in _said(_option(name), settings.get(name))]
             for names in (_SEARCH[:5], _SEARCH[5:])
         ),
-        ["--proxy" if settings.get("proxy") else "--no-proxy"],
+        ["--proxy" if settings.get("proxy") else "--no-proxy", *_precision(search.precision)],
         [word for file in search.tables for word in ("--latency-table", file)],
     ]
     lines = [shlex.join(group) for group in groups if group]
@@ -127,8 +129,11 @@ def _retrain_command(settings: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _precision_command(each: Precision) -> str:
+def _precision_command(each: Precision, budgeted: Set[str | None]) -> str:
     words = ["fbn", "export", "again", "--precision", each.name]
+    targets = {check.target for check in each.checks}
+    if len(targets) == 1 and not targets & budgeted:
+        words += ["--target", *targets]
     words += _said("--max-drop", each.max_drop)
     words += _said("--calibration", each.calibration.get("method"))
     words += _said("--calibration-images", each.calibration.get("images"))
@@ -138,7 +143,7 @@ def _precision_command(each: Precision) -> str:
 
 def _engine_command(engine: Engine) -> str:
     words = ["fbn", "export", "again", "--target", engine.target]
-    words += ["--precision", engine.precision] if engine.precision != "fp32" else []
+    words += _precision(engine.precision)
     words += [] if engine.check else ["--build-only"]
     for option, name in _ENGINE.items():
         words += _said(option, engine.options.get(name))
@@ -157,6 +162,10 @@ def _decimal(value: float, power: int = 0) -> str:
     return format(Decimal(repr(float(value))).scaleb(-power).normalize(), "f")
 
 
+def _precision(name: str) -> list[str]:
+    return [] if name == FP32 else ["--precision", name]
+
+
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -172,7 +181,7 @@ def _conditions(run: Run) -> Iterator[Child]:
         ("device", told.device),
         ("seed", str(told.seed)),
         ("data", [told.data, " ", tag("code", told.fingerprint)]),
-        *((name, version) for name, version in told.versions.items()),
+        *told.versions.items(),
     ]
     yield pairs(rows)
     rows = [("space", told.space), ("resolution", shown(told.resolution)), ("bn", told.bn)]

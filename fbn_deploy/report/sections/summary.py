@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.report.amounts import (
+    NONE,
     SPACE,
     count,
     digits,
@@ -13,10 +13,13 @@ from fbn_deploy.report.amounts import (
     percent,
     plain,
     plural,
+    points,
     relative,
     size,
 )
+from fbn_deploy.report.confidence import interval
 from fbn_deploy.report.markup import Child, Markup, tag
+from fbn_deploy.report.measured import Record
 from fbn_deploy.report.pieces import notation
 from fbn_deploy.report.quantity import quantity_of
 from fbn_deploy.report.run import Run
@@ -52,15 +55,7 @@ def _tiles(run: Run, search: Search) -> Iterator[Markup]:
     for budget in search.budgets:
         if budget.target:
             yield _latency_tile(search, budget)
-    if run.training:
-        low, high = run.training.interval
-        yield _tile(
-            "top-1 accuracy",
-            percent(run.training.accuracy),
-            f"{100 * low:.1f} to {percent(high, 1)} by {run.training.images:,} test images",
-        )
-    else:
-        yield _tile("top-1 accuracy", "–", "not trained yet")
+    yield _accuracy_tile(run)
     best = search.best
     params = f"{count(best.params)} parameters"
     limits = [b.text for b in search.budgets if b.kind != "latency"]
@@ -69,17 +64,7 @@ def _tiles(run: Run, search: Search) -> Iterator[Markup]:
         count(best.flops),
         "; ".join([params, *(f"budget {limit}" for limit in limits)]),
     )
-    model = run.file("model.onnx")
-    if run.export and model:
-        passed = all(check.passed for check in run.export.checks)
-        error = max((check.max_relative_error for check in run.export.checks), default=0.0)
-        yield _tile(
-            model.name,
-            size(model.bytes),
-            f"verified, largest error {relative(error)}" if passed else "verification failed",
-        )
-    else:
-        yield _tile("model.onnx", "–", "not exported yet")
+    yield _model_tile(run)
 
 
 def _latency_tile(search: Search, budget: Budget) -> Markup:
@@ -87,16 +72,45 @@ def _latency_tile(search: Search, budget: Budget) -> Markup:
     if confirmed := search.confirmed.get(target):
         limit = f"budget {plain(budget.limit)}{SPACE}ms"
         return _tile(
-            f"confirmed on {target}",
+            f"confirmed on {target}{search.in_precision}",
             milliseconds(confirmed.value_ms),
             f"at most {digits(confirmed.upper_ms)}, {limit}"
             + (", disturbed" if confirmed.disturbed else ""),
         )
     return _tile(
-        f"predicted for {target}",
+        f"predicted for {target}{search.in_precision}",
         milliseconds(search.best.cost(budget)),
         f"not confirmed; budget {plain(budget.limit)}{SPACE}ms",
     )
+
+
+def _accuracy_tile(run: Run) -> Markup:
+    """Of the file that ships, where it has another one than the trained network."""
+    found = run.training
+    if found is None:
+        return _tile("top-1 accuracy", NONE, "not trained yet")
+    name, accuracy, images, trained = "top-1 accuracy", found.accuracy, found.images, ""
+    if worst := run.least_accurate:
+        name, accuracy, images = f"{name} in {run.precision}", worst.accuracy_exported, worst.images
+        trained = f"; trained {percent(found.accuracy)}"
+    low, high = interval(accuracy, images)
+    said = f"{100 * low:.1f} to {percent(high, 1)} by {images:,} test images{trained}"
+    return _tile(name, percent(accuracy), said)
+
+
+def _model_tile(run: Run) -> Markup:
+    model = run.file(run.model)
+    if model is None or run.shipped is None:
+        return _tile(run.model, NONE, "not exported yet")
+    checks = run.shipped.checks
+    if not all(check.passed for check in checks):
+        said = "verification failed"
+    elif worst := run.least_accurate:
+        said = f"verified, {points(worst.change)} points of accuracy"
+    else:
+        error = max((check.max_relative_error for check in checks), default=0.0)
+        said = f"verified, largest error {relative(error)}"
+    return _tile(model.name, size(model.bytes), said)
 
 
 def _tile(name: str, value: str, said: str) -> Markup:
@@ -112,52 +126,45 @@ def _tile(name: str, value: str, said: str) -> Markup:
 def _latencies(run: Run, search: Search) -> Iterator[Child]:
     """For each budgeted target: all that is known of the network's latency, on one axis."""
     for budget in search.budgets:
-        target = budget.target
-        if target is None:
+        rows = list(_known(run, search, budget)) if budget.target else []
+        if not rows:
             continue
-        rows: list[Span] = []
-        known = search.best.latencies.get(target)
-        if known and known.predicted is not None:
-            rows.append(
-                Span("predicted", "interval of the prediction", known.predicted,
-                         inner=known.interval, hollow=True)
-            )  # fmt: skip
-        confirmed = search.confirmed.get(target)
-        if confirmed:
-            rows += [
-                _span(f"confirmation, process {number}", record)
-                for number, record in enumerate(confirmed.records, 1)
-            ]
-            rows.append(
-                Span(
-                    "confirmed",
-                    f"at most {milliseconds(confirmed.upper_ms)}; {confirmed.n:,} runs in "
-                    f"{plural(len(confirmed.records), 'process', 'processes')}",
-                    confirmed.value_ms,
-                    bound=confirmed.upper_ms,
-                )
-            )
-        if run.profile and search.budget_for(run.profile.record) == budget:
-            rows.append(_span("model.onnx, trained and exported", run.profile.record))
-        if rows:
-            yield tag(
-                "figure",
-                spans(
-                    rows,
-                    quantity_of(budget),
-                    limit=budget.limit,
-                    title=f"Latency of the network on {target}",
-                ),
-                tag(
-                    "figcaption",
-                    f"Latency on {target}. Dot: median; bar: its 95 % interval; line: shortest run "
-                    "to p90; bracket: what the budget is held against (the worst round of any "
-                    "process, or its median on a slow day).",
-                ),
-            )
+        place = f"on {budget.target}{search.in_precision}"
+        title = f"Latency of the network {place}"
+        yield tag(
+            "figure",
+            spans(rows, quantity_of(search, budget), limit=budget.limit, title=title),
+            tag(
+                "figcaption",
+                f"Latency {place}. Dot: median; bar: its 95 % interval; line: shortest run to p90; "
+                "bracket: what the budget is held against (the worst round of any process, or its "
+                "median on a slow day).",
+            ),
+        )
 
 
-def _span(label: str, record: LatencyRecord) -> Span:
+def _known(run: Run, search: Search, budget: Budget) -> Iterator[Span]:
+    """What was predicted, what was confirmed in each process, and what the shipped file takes."""
+    target = budget.target or ""
+    known = search.best.latencies.get(target)
+    if known and known.predicted is not None:
+        note = "interval of the prediction"
+        yield Span("predicted", note, known.predicted, inner=known.interval, hollow=True)
+    if confirmed := search.confirmed.get(target):
+        for number, record in enumerate(confirmed.records, 1):
+            yield _span(f"confirmation, process {number}", record)
+        yield Span(
+            f"confirmed{search.in_precision}",
+            f"at most {milliseconds(confirmed.upper_ms)}; {confirmed.n:,} runs in "
+            f"{plural(len(confirmed.records), 'process', 'processes')}",
+            confirmed.value_ms,
+            bound=confirmed.upper_ms,
+        )
+    if run.profile and search.budget_for(run.profile.record) == budget:
+        yield _span(f"{run.model}, trained and exported", run.profile.record)
+
+
+def _span(label: str, record: Record) -> Span:
     timing = record.timing
     return Span(
         label,

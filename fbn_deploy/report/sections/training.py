@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fbn_deploy.report.amounts import percent, plural, seconds
+from fbn_deploy.report.confidence import interval
 from fbn_deploy.report.curve import curve
 from fbn_deploy.report.fields import shown
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
@@ -24,7 +25,7 @@ def section(run: Run) -> Markup:
 
 
 def _trained(found: Training) -> Iterator[Child]:
-    low, high = found.interval
+    low, high = interval(found.accuracy, found.images)
     yield text(
         tag("b", f"{percent(found.accuracy)} top-1"),
         f" on {found.images:,} test images: with 95 % confidence between {percent(low, 1)} and "

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fbn_deploy.report.amounts import percent, plural, points, relative
 from fbn_deploy.report.exported import Check, Folding
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
-from fbn_deploy.report.pieces import folded, not_done, note, table, text
+from fbn_deploy.report.pieces import badge, folded, not_done, note, table, text
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.stages import missing
 
@@ -15,22 +15,22 @@ TITLE = "Verification"
 
 
 def section(run: Run) -> Markup:
-    export = run.export
-    if export is None:
-        return not_done(missing(run)["export"])
-    parts: list[Child] = [
-        text(
-            tag("code", export.model),
-            " was run on the test images, on every target below, and "
-            "held against the trained network.",
+    parts: list[Child] = [] if run.shipped else [not_done(missing(run)["export"])]
+    for export in run.verified:
+        parts.append(
+            text(
+                tag("code", export.model),
+                " was run on the test images, on every target below, and "
+                "held against the trained network.",
+            )
         )
-    ]
-    parts.append(checks_table([(export.model, check) for check in export.checks]))
-    before, after = export.batchnorms_before, export.batchnorms_after
-    if before is not None and after is not None:
-        parts.append(text(f"Folding left {after} of {plural(before, 'BatchNorm')}."))
-    if run.folding:
-        parts += _folding(run.folding)
+        parts.append(checks_table([(export.model, check) for check in export.checks]))
+    if run.export:
+        before, after = run.export.batchnorms_before, run.export.batchnorms_after
+        if before is not None and after is not None:
+            parts.append(text(f"Folding left {after} of {plural(before, 'BatchNorm')}."))
+        if run.folding:
+            parts += _folding(run.folding)
     return escaped(parts)
 
 
@@ -48,9 +48,7 @@ def checks_table(rows: Sequence[tuple[str, Check]]) -> Markup:
             points(check.change),
             percent(check.top1_agreement),
             relative(check.max_relative_error),
-            tag("span", "passed", class_="badge good")
-            if check.passed
-            else tag("span", "failed", class_="badge bad"),
+            badge("passed", "good") if check.passed else badge("failed", "bad"),
         ]
         for file, check in rows
     ]
@@ -60,10 +58,8 @@ def checks_table(rows: Sequence[tuple[str, Check]]) -> Markup:
 def _folding(found: Folding) -> Iterator[Child]:
     yield text(
         f"Nodes {found.nodes_before:,} → {found.nodes_after:,}; "
-        f"{plural(found.absorbed, 'scale or shift')} absorbed, {found.stayed} stayed."
-        if found.absorbed == 1
-        else f"Nodes {found.nodes_before:,} → {found.nodes_after:,}; {found.absorbed:,} scales and "
-        f"shifts absorbed, {found.stayed} stayed."
+        f"{plural(found.absorbed, 'scale or shift', 'scales and shifts')} absorbed, "
+        f"{found.stayed} stayed."
     )
     if found.max_error is not None:
         yield note(
