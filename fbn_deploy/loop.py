@@ -68,7 +68,8 @@ class Loop:
 
     ``backward(images, labels, step)`` runs the passes, leaves gradients, and returns the loss.
     ``update()`` lets the optimizer step (its ``step`` unless given). ``about`` identifies the run:
-    a checkpoint of another run is refused.
+    a checkpoint of another run is refused. ``work``: how much the first n steps are, where they
+    are not alike; for the time left.
     """
 
     title: str
@@ -81,6 +82,7 @@ class Loop:
     update: Callable[[], object] | None = None
     kept: Kept = NOTHING
     job: Job = ALONE
+    work: Callable[[int], float] | None = None
 
 
 def run_loop(
@@ -95,7 +97,7 @@ def run_loop(
     device = next(network.parameters()).device
     update = loop.update or optimizer.step
     started = saved = time.monotonic()
-    with reporter.task(loop.title, loop.steps, "steps") as task:
+    with reporter.task(loop.title, loop.steps, "steps", loop.work) as task:
         batches = iter(()) if loop.kept.ended else loop.batches(step, loop.steps)
         first, images_seen = step, 0
         for images, labels in batches:

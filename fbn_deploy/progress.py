@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 LINE_EVERY_S = 10.0  # between two plain lines of one task
+Work = Callable[[int], float]
 
 
 class Task(Protocol):
@@ -25,8 +26,11 @@ class Task(Protocol):
 class Reporter(Protocol):
     """Where progress goes."""
 
-    def task(self, title: str, total: int, unit: str) -> AbstractContextManager[Task]:
-        """A task of ``total`` units; use it in a ``with`` statement."""
+    def task(
+        self, title: str, total: int, unit: str, work: Work | None = None
+    ) -> AbstractContextManager[Task]:
+        """A task of ``total`` units; use it in a ``with`` statement. ``work``: how much the first
+        n units are, where they are not alike."""
 
     def say(self, message: str) -> None:
         """One line that stays."""
@@ -41,7 +45,7 @@ class Silent:
     """Says nothing."""
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+    def task(self, title: str, total: int, unit: str, work: Work | None = None) -> Iterator[Task]:
         yield _SilentTask()
 
     def say(self, message: str) -> None:
@@ -51,8 +55,8 @@ class Silent:
 class Pace:
     """Units a second and seconds left, from the units done since the first update."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self, total: int, work: Work | None = None) -> None:
+        self._total, self._work = total, work or float
         self._first: tuple[float, int] | None = None
 
     def text(self, done: int, unit: str) -> str:
@@ -62,8 +66,9 @@ class Pace:
         elapsed, since = now - self._first[0], done - self._first[1]
         if elapsed <= 0 or since <= 0:
             return ""
-        rate = since / elapsed
-        return f"{_rate(rate, unit)}, {duration((self._total - done) / rate)} left"
+        ahead = self._work(self._total) - self._work(done)
+        left_s = elapsed * ahead / (self._work(done) - self._work(self._first[1]))
+        return f"{_rate(since / elapsed, unit)}, {duration(left_s)} left"
 
 
 def _rate(rate: float, unit: str) -> str:
@@ -85,9 +90,9 @@ def duration(seconds: float) -> str:
 
 
 class _LineTask:
-    def __init__(self, title: str, total: int, unit: str) -> None:
+    def __init__(self, title: str, total: int, unit: str, work: Work | None) -> None:
         self._title, self._total, self._unit = title, total, unit
-        self._pace, self._last = Pace(total), time.monotonic()
+        self._pace, self._last = Pace(total, work), time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
         pace = self._pace.text(done, self._unit)
@@ -102,9 +107,9 @@ class Lines:
     """Plain lines on stderr, at most one every ten seconds for a task."""
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+    def task(self, title: str, total: int, unit: str, work: Work | None = None) -> Iterator[Task]:
         started = time.monotonic()
-        yield _LineTask(title, total, unit)
+        yield _LineTask(title, total, unit, work)
         print(
             f"{title}: done in {duration(time.monotonic() - started)}", file=sys.stderr, flush=True
         )
@@ -114,8 +119,8 @@ class Lines:
 
 
 class _BarTask:
-    def __init__(self, bar: object, number: object, total: int, unit: str) -> None:
-        self._bar, self._number, self._unit, self._pace = bar, number, unit, Pace(total)
+    def __init__(self, bar: object, number: object, unit: str, pace: Pace) -> None:
+        self._bar, self._number, self._unit, self._pace = bar, number, unit, pace
 
     def update(self, done: int, note: str = "") -> None:
         text = ", ".join(part for part in (self._pace.text(done, self._unit), note) if part)
@@ -131,7 +136,7 @@ class Bars:
         self._console = Console(stderr=True)
 
     @contextmanager
-    def task(self, title: str, total: int, unit: str) -> Iterator[Task]:
+    def task(self, title: str, total: int, unit: str, work: Work | None = None) -> Iterator[Task]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         started = time.monotonic()
@@ -143,7 +148,7 @@ class Bars:
         )
         with Progress(*columns, console=self._console, transient=True) as bar:
             number = bar.add_task(title, total=total, note="")
-            yield _BarTask(bar, number, total, unit)
+            yield _BarTask(bar, number, unit, Pace(total, work))
         self.say(f"{title}: done in {duration(time.monotonic() - started)}")
 
     def say(self, message: str) -> None:

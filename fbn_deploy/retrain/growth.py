@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -27,6 +28,12 @@ def growing(start: float, resolution: int, steps: int) -> Callable[[int], int]:
         return min(resolution, _MULTIPLE * round(pixels / _MULTIPLE))
 
     return at
+
+
+def work(resolution: Callable[[int], int], steps: int) -> Callable[[int], float]:
+    """n → the pixels that the first n of ``steps`` see, a channel of an image."""
+    pixels = [0, *itertools.accumulate(resolution(step) ** 2 for step in range(steps))]
+    return lambda done: float(pixels[done])
 
 
 def resized(images: torch.Tensor, resolution: int) -> torch.Tensor:

@@ -21,7 +21,7 @@ from fbn_deploy.progress import Reporter
 from fbn_deploy.randomness import start_step, states_kept
 from fbn_deploy.retrain.course import Course
 from fbn_deploy.retrain.evaluation import accuracy
-from fbn_deploy.retrain.growth import growing, resized, takes_other_sizes
+from fbn_deploy.retrain.growth import growing, resized, takes_other_sizes, work
 from fbn_deploy.retrain.network import add_auxiliary, remove_auxiliary, set_drop_path
 from fbn_deploy.retrain.objective import mixing, objective
 from fbn_deploy.retrain.recipes import DEFAULT, Recipe, as_json
@@ -149,6 +149,7 @@ def retrain(
             update=_update(network, chosen, optimizer, scaler),
             kept=course,
             job=job,
+            work=work(resolution, steps),
         )
         seconds = run_loop(loop, network, optimizer, reporter)
     plain_batchnorm(network)
