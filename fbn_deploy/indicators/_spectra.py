@@ -38,7 +38,8 @@ def spectrum(features: torch.Tensor) -> torch.Tensor | None:
     deviations = variances.clamp(min=LEAST_VARIANCE).sqrt()
     correlation = covariance / deviations[:, None] / deviations[None, :]
     # Single precision: λ within about 1e-6, at a seventh of the time for 256 channels.
-    return torch.linalg.eigvalsh(correlation).clamp(min=0).double()
+    eigenvalues: torch.Tensor = torch.linalg.eigvalsh(correlation).clamp(min=0).double()
+    return eigenvalues
 
 
 def gradient_spectrum(gradients: torch.Tensor) -> torch.Tensor | None:
