@@ -27,7 +27,8 @@ from fbn_deploy.files import read_json, write_json
 from fbn_deploy.targets._cpu import device_name
 
 OWN = (
-    "cpi,expressivity-regions,trainability-conditioning,uncertainty-eigenvalue,"
+    "cpi,expressivity-rank,trainability-gradients,uncertainty-eigenvalue,uncertainty-signal,"
+    "cpi-spectra,expressivity-regions,trainability-conditioning,"
     "cpi-regions,cpi-paper,trainability,uncertainty,gamma"
 )
 ALL = f"{OWN},az-nas,three-proxy,naswot,synflow,flops"

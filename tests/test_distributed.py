@@ -24,7 +24,7 @@ from fbn_deploy.data.augment import Chain, Flip, ResizedCrop, Shift
 from fbn_deploy.data.batches import TrainBatches
 from fbn_deploy.distributed import ALONE, Job, join
 from fbn_deploy.errors import FBNError
-from fbn_deploy.indicators import Scoring, probe_batches
+from fbn_deploy.indicators import Scoring, indicators_of, probe_batches
 from fbn_deploy.pipeline.sharing import SharedScoring, Values
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.course import Course
@@ -124,7 +124,7 @@ def test_two_processes_train_the_supernet_that_one_trains_in_two_shards(
 
 @pytest.mark.parametrize("kind", ["indicators", "trial"])
 def test_two_processes_give_the_scores_of_one(digits: ImageData, kind: str) -> None:
-    names = ("expressivity-regions", "trainability-conditioning", "uncertainty-eigenvalue")
+    names = (*indicators_of("cpi"), *indicators_of("cpi-spectra"))
     supernet = build_supernet(SPACE, 10, seed=0)
     rng = random.Random(0)
     candidates = [supernet.space.sample(rng) for _ in range(7)]

@@ -18,6 +18,7 @@ from fbn_deploy.indicators import (
     COMPOSITES,
     Candidate,
     Indicator,
+    Need,
     Scoring,
     Setting,
     composite_rank,
@@ -247,6 +248,20 @@ def test_codes_are_computed_only_for_those_that_need_them() -> None:
     without = Candidate(Setting(supernet, PROBE, frozenset()), architecture)
     assert without.observation.code_kernel is None
     assert Candidate(Setting(supernet, PROBE), architecture).observation.code_kernel is not None
+
+
+def test_gradients_are_computed_only_for_those_that_need_them() -> None:
+    supernet = build_supernet(definition("nasbench201", 16, SPACES["nasbench201"]), 10)
+    architecture = supernet.space.parse(
+        "|nor_conv_3x3~0|+|none~0|nor_conv_1x1~1|+|none~0|none~1|avg_pool_3x3~2|"
+    )
+    without = Candidate(Setting(supernet, PROBE, frozenset({Need.SPECTRA})), architecture)
+    assert not any(norm.gradients is not None for norm in without.observation.norms)
+    found = Candidate(Setting(supernet, PROBE), architecture).observation
+    for norm in found.norms:  # behind a zero op nothing varies
+        assert (norm.gradients is not None) == norm.is_alive == (norm.spectrum is not None)
+    assert not found.logits.requires_grad
+    assert all(parameter.grad is None for parameter in supernet.network.parameters())
 
 
 def test_the_log_composite_sinks_what_is_poor_by_one_indicator() -> None:

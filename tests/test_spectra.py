@@ -1,8 +1,8 @@
-"""Eigenvalues of the correlations of BatchNorm outputs, and what is read off them, by hand."""
+"""Eigenvalues at BatchNorms, of outputs and of gradients, and what is read off them, by hand."""
 
 from __future__ import annotations
 
-from math import log
+from math import exp, isnan, log
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from fbn_deploy.indicators import indicator
-from fbn_deploy.indicators._spectra import spectra_collected
+from fbn_deploy.indicators._backward import gradients_at, outputs_collected
+from fbn_deploy.indicators._spectra import gradient_spectrum, spectra_collected
 
 
 def spectrum_of(channels: torch.Tensor) -> torch.Tensor:
@@ -64,3 +65,60 @@ def test_conditioning_is_the_mean_of_means_of_logarithms() -> None:
 
 def test_uncertainty_eigenvalue_is_the_sum_of_the_smallest() -> None:
     assert value("uncertainty-eigenvalue", [0.25, 1.75], [0.5, 1.5]) == pytest.approx(0.75)
+
+
+def test_effective_rank_is_a_share_of_the_channels() -> None:
+    # p = (0, 1): e^0 / 2; p = (1/2, 1/2): e^(log 2) / 2
+    assert value("expressivity-rank", [0.0, 2.0], [1.0, 1.0]) == pytest.approx(0.5 + 1.0)
+
+
+def at_gradients(name: str, *gradients: tuple[torch.Tensor | None, bool]) -> float:
+    norms = [SimpleNamespace(gradients=g, ends_choice=ends) for g, ends in gradients]
+    candidate = SimpleNamespace(observation=SimpleNamespace(norms=norms))
+    return indicator(name).value(cast(Any, candidate))
+
+
+def test_gradients_are_read_at_batchnorms_that_end_no_op() -> None:
+    orthogonal, correlated = torch.stack([A, B]).T, torch.stack([A, A + B]).T
+    assert at_gradients(
+        "trainability-gradients", (orthogonal, False), (correlated, False), (correlated, True)
+    ) == pytest.approx((1 + (1 - 0.5**0.5)) / 2, abs=1e-4)
+
+
+def test_where_all_end_an_op_all_gradients_are_read() -> None:
+    gradients = torch.stack([A, B]).T
+    assert at_gradients("trainability-gradients", (gradients, True), (None, False)) == (
+        pytest.approx(1.0, abs=1e-4)
+    )
+
+
+def test_the_size_of_gradients_is_no_matter() -> None:
+    small = gradient_spectrum(1e-6 * torch.stack([A, A + B]).T)
+    assert small is not None
+    assert small.tolist() == pytest.approx([1 - 0.5**0.5, 1 + 0.5**0.5], abs=1e-4)
+
+
+def test_signal_is_the_mean_over_the_deviation_of_what_images_add() -> None:
+    # Positions are summed: channel 0 has 1 and 3, mean 2, deviation √2; channel 1 has none.
+    gradients = torch.tensor([[[0.5, 0.5], [0, 0]], [[2.0, 1.0], [0, 0]]])
+    assert at_gradients("uncertainty-signal", (gradients, True), (None, True)) == pytest.approx(
+        (2 / 2**0.5 + 0) / 2
+    )
+
+
+def test_without_gradients_there_is_no_signal() -> None:
+    assert isnan(at_gradients("uncertainty-signal", (torch.zeros(2, 3), False), (None, False)))
+
+
+def test_gradients_arrive_at_outputs_before_what_works_in_place() -> None:
+    # BatchNorm makes ±1 of (5, 3) and (3, 5). The ReLU turns the −1 into 0 and its gradient off:
+    # logits (1, 0) and (0, 1), softmax e / (1 + e), and ∂L/∂y = softmax − label where y > 0.
+    norm = nn.BatchNorm1d(2).requires_grad_(False)
+    network = nn.Sequential(norm, nn.ReLU(inplace=True))
+    images = torch.tensor([[5.0, 3.0], [3.0, 5.0]])
+    with outputs_collected([norm]) as outputs:
+        logits = network(images)
+    found = gradients_at(outputs, logits, torch.tensor([0, 0]))[norm]
+    share = exp(1) / (1 + exp(1))
+    assert outputs[norm].flatten().tolist() == pytest.approx([1, -1, -1, 1], abs=1e-4)
+    assert found.flatten().tolist() == pytest.approx([share - 1, 0, 0, share], abs=1e-4)

@@ -44,6 +44,7 @@ def code_kernel_collected(modules: Iterable[nn.Module]) -> Iterator[list[torch.T
     total: list[torch.Tensor] = []
 
     def add(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        output = output.detach()
         units = output[0].numel()
         if output.dim() == 4:
             step = math.ceil(math.sqrt(units / MAX_UNITS))

@@ -58,6 +58,16 @@ COMPOSITES: dict[str, Composite] = {
     # FBN-NAS's three perspectives, each by the definition that the evidence supports
     # (benchmarks/results/ablation.md): expressivity, trainability, uncertainty.
     "cpi": Composite(
+        (
+            "expressivity-rank",
+            "trainability-gradients",
+            "uncertainty-eigenvalue",
+            "uncertainty-signal",
+        ),
+        "log",
+    ),
+    # The former one, of forward passes alone.
+    "cpi-spectra": Composite(
         ("expressivity-regions", "trainability-conditioning", "uncertainty-eigenvalue")
     ),
     # The perspectives with γ/σ and Monte Carlo BatchNorm as the paper defines them, and

@@ -4,7 +4,8 @@ T batches are pushed through the candidate once. Every batch normalises by its o
 whose average is the candidate's recalibrated σ² (trainability). The first images of every batch
 are the same *anchors*, so their T predictions differ by the batches that normalised them: Monte
 Carlo BatchNorm (uncertainty). All images have labels (accuracy), and the first batch's activation
-signs give the kernel of linear regions. No image is pushed through again for a second indicator.
+signs give the kernel of linear regions. If an indicator reads gradients, one backward pass follows
+the first batch. No image is pushed through again for a second indicator.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fbn_deploy.data import ImageData, sample_indices
+from fbn_deploy.indicators._backward import gradients_at, outputs_collected
 from fbn_deploy.indicators._codes import code_kernel_collected
 from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._spectra import spectra_collected
@@ -61,6 +64,9 @@ class Norm:
     spectrum: torch.Tensor | None = None
     """Eigenvalues, rising, of the correlations between the channels of its output in the first
     batch; None if not asked for, or if the output does not vary."""
+    gradients: torch.Tensor | None = None
+    """The loss's gradients at its output in the first batch, (B, C, …); None if not asked for, if
+    none arrive, or if the output does not vary."""
 
     @property
     def sigma(self) -> torch.Tensor:
@@ -107,7 +113,6 @@ def probe_batches(
     return ProbeBatches(tuple(images), torch.stack(labels), anchors, seed)
 
 
-@torch.inference_mode()
 def observe(
     supernet: Supernet,
     architecture: Architecture,
@@ -119,26 +124,26 @@ def observe(
     network = supernet.network
     select_path(network, architecture)
     ends = supernet.choice_ends(architecture)
-    with statistics_kept(network), fresh_statistics(network) as norms:
+    backward = Need.GRADIENTS in needs
+    with (
+        torch.inference_mode(not backward),
+        torch.no_grad(),
+        statistics_kept(network),
+        fresh_statistics(network) as norms,
+    ):
         with (
             code_kernel_collected(active_modules(network) if Need.CODES in needs else ()) as kernel,
             spectra_collected(norms if Need.SPECTRA in needs else ()) as eigenvalues,
+            outputs_collected(norms if backward else ()) as outputs,
+            torch.set_grad_enabled(backward),
         ):
-            logits = [network(probe.images[0])]
+            # A tensor made in inference mode takes part in no backward pass; its copy does.
+            first = network(probe.images[0].clone() if backward else probe.images[0])
+            gradients = gradients_at(outputs, first, probe.labels[0])
+        logits = [first.detach()]
         if Need.BATCHES in needs:
             logits += [network(images) for images in probe.images[1:]]
-        found = tuple(
-            Norm(
-                gamma=bn.weight.detach(),
-                beta=bn.bias.detach(),
-                mean=_copy(bn.running_mean),
-                var=_copy(bn.running_var),
-                eps=bn.eps,
-                ends_choice=bn in ends,
-                spectrum=eigenvalues.get(bn),
-            )
-            for bn in norms
-        )
+        found = tuple(_norm(bn, bn in ends, eigenvalues, gradients) for bn in norms)
     return Observation(
         torch.stack(logits).float(),
         probe.labels[: len(logits)],
@@ -146,6 +151,24 @@ def observe(
         found,
         kernel[0] if kernel else None,
     )
+
+
+def _norm(
+    bn: _BatchNorm,
+    ends_choice: bool,
+    spectra: dict[nn.Module, torch.Tensor],
+    gradients: dict[nn.Module, torch.Tensor],
+) -> Norm:
+    norm = Norm(
+        gamma=bn.weight.detach(),
+        beta=bn.bias.detach(),
+        mean=_copy(bn.running_mean),
+        var=_copy(bn.running_var),
+        eps=bn.eps,
+        ends_choice=ends_choice,
+        spectrum=spectra.get(bn),
+    )
+    return replace(norm, gradients=gradients.get(bn)) if norm.is_alive else norm
 
 
 def _copy(statistic: torch.Tensor | None) -> torch.Tensor:
