@@ -27,8 +27,8 @@ from fbn_deploy.indicators import composite_rank, indicators_of
 from fbn_deploy.ranking import kendall, kendall_among_best
 
 SAMPLES = 300
-PARTS = indicators_of("cpi")
-NAMES = tuple(dict.fromkeys([*PARTS, *indicators_of("cpi-paper")]))
+COMPOSITES = ("cpi", "cpi-spectra", "cpi-paper")
+NAMES = tuple(dict.fromkeys(part for name in COMPOSITES for part in indicators_of(name)))
 BASE = Setup(CELLS, SMALL["nasbench201"])
 
 
@@ -60,24 +60,19 @@ FACTORS: dict[str, Setup] = {
 
 def ranked(scores: Sequence[Mapping[str, float]], accuracies: Sequence[float]) -> dict[str, float]:
     """τ of the composites, of their parts, and of ``cpi`` among the best tenth."""
-    quality = -np.array(composite_rank("cpi", scores))
-    found = {
-        "cpi": kendall(quality, accuracies),
-        "cpi among the best 10 %": kendall_among_best(quality, accuracies),
-        "cpi-paper": kendall(-np.array(composite_rank("cpi-paper", scores)), accuracies),
-    }
-    for name in NAMES:
-        found[name] = kendall(-np.array(composite_rank(name, scores)), accuracies)
+    quality = {name: -np.array(composite_rank(name, scores)) for name in (*COMPOSITES, *NAMES)}
+    found = {name: kendall(of, accuracies) for name, of in quality.items()}
+    found["cpi among the best 10 %"] = kendall_among_best(quality["cpi"], accuracies)
     return {name: float("nan") if tau is None else float(tau) for name, tau in found.items()}
 
 
 def printed(factors: Mapping[str, Any]) -> Table:
-    """Means over the seeds."""
-    columns = list(next(iter(next(iter(factors.values())).values())))
+    """Means over the seeds; a dash where a factor was run before an indicator was there."""
+    columns = list(dict.fromkeys(key for f in factors.values() for s in f.values() for key in s))
     table = Table("factor", *columns, title="Kendall τ, mean over seeds")
     for name, by_seed in factors.items():
-        means = [statistics.mean(each[key] for each in by_seed.values()) for key in columns]
-        table.add_row(name, *(f"{mean:.3f}" for mean in means))
+        values = [[each[key] for each in by_seed.values() if key in each] for key in columns]
+        table.add_row(name, *(f"{statistics.mean(v):.3f}" if v else "–" for v in values))
     return table
 
 
