@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from trained_tables import CELLS, SMALL, Places, Setup, machine, one_thread
+from trained_tables import CELLS, SMALL, TRAINED_ON, Places, Setup, machine, one_thread
 
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.indicators import composite_rank, indicators_of
@@ -37,7 +37,7 @@ def small(**options: Any) -> Setup:
 
 
 def trained(steps: int, **settings: Any) -> Setup:
-    return replace(BASE, training={"epochs": steps * 64 / 25_000, **settings})
+    return replace(BASE, training={"epochs": steps * 64 / TRAINED_ON, **settings})
 
 
 FACTORS: dict[str, Setup] = {

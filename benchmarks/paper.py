@@ -25,7 +25,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from trained_tables import CELLS, MACRO, SMALL, Benchmark, Places, Setup, machine, one_thread
+from trained_tables import (
+    CELLS,
+    MACRO,
+    SMALL,
+    TRAINED_ON,
+    Benchmark,
+    Places,
+    Setup,
+    machine,
+    one_thread,
+)
 
 from fbn_deploy.bench.trained import Trained
 from fbn_deploy.files import read_json, write_json
@@ -35,7 +45,7 @@ from fbn_deploy.supernet.costs import cost_table
 from fbn_deploy.supernet.supernet import Supernet
 
 BATCH, SAMPLES, TOP = 64, 200, 10
-SHORT, LONG = 300, 3000  # steps; 390 see every image of half of CIFAR-10's training set once
+SHORT, LONG = 300, 3000  # steps; 625 see every image once
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,7 @@ class Bench:
         self, of: Benchmark, bn: str, steps: int, names: Sequence[str]
     ) -> tuple[Supernet, list[Trained], list[dict[str, float]]]:
         """``SAMPLES`` networks scored by the supernet of ``bn`` after ``steps`` steps."""
-        training = {"epochs": steps * BATCH / 25_000, "batch_size": BATCH}
+        training = {"epochs": steps * BATCH / TRAINED_ON, "batch_size": BATCH}
         setup = Setup(of, SMALL[of.space], bn=bn, training=training)
         return self.places.scores(setup, names, SAMPLES)
 

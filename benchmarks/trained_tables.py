@@ -36,6 +36,7 @@ class Benchmark:
 
 CELLS = Benchmark("nasbench201", "nasbench201_cifar10.csv.gz", "arch_str", "c10_test", 10.5)
 MACRO = Benchmark("nasbench_macro", "nasbench_macro_cifar10.csv.gz", "arch", "acc_mean", 0.0)
+TRAINED_ON = 40_000  # images of CIFAR-10: a fifth of the training set is held out
 SMALL: dict[str, Mapping[str, Any]] = {
     "nasbench201": {"cells": 1, "channels": 32},
     "nasbench_macro": {"width": 0.5},
