@@ -29,6 +29,7 @@ from fbn_deploy.progress import Silent
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.supernet import build_supernet
+from fbn_deploy.targets import Target, default_target, targets
 
 
 def operators(model: ir.Model) -> Counter[str]:
@@ -39,6 +40,23 @@ def test_a_candidate_in_16_bits_has_the_structure_of_the_file_that_is_exported()
     for precision, typed in (("fp16", typed_fp16), ("bf16", typed_bf16)):
         candidate = Form(precision).of(network())
         assert network_from(candidate).hash == network_from(typed(network())).hash
+
+
+def test_the_default_target_is_one_that_runs_the_precision() -> None:
+    """ONNX Runtime, which comes first on a machine without a GPU, runs no bf16."""
+    openvino = targets_by_name()["openvino-cpu"]
+    if openvino.missing():
+        with pytest.raises(FBNError, match="No target that runs bf16 is ready"):
+            default_target("bf16")
+    else:
+        assert "bf16" in default_target("bf16").precisions
+        budget = (Budget("latency", 1.0, None),)
+        chosen = SearchSettings(budget, precision="bf16").resolved().budgets[0].target
+        assert chosen == default_target("bf16").name
+
+
+def targets_by_name() -> dict[str, Target]:
+    return {target.name: target for target in targets()}
 
 
 @pytest.mark.parametrize("unsigned", [False, True])

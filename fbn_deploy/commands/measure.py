@@ -27,9 +27,9 @@ def command(
     from fbn_deploy.progress import reporter
     from fbn_deploy.targets import default_target, ready_target
 
-    chosen = ready_target(target) if target else default_target()
     read = read_bundle(bundle)
     precision = read.inventory.precision
+    chosen = ready_target(target) if target else default_target(precision)
     if precision not in chosen.precisions:
         raise FBNError(
             f"{bundle} is in {precision}, which target {chosen.name!r} does not run; it runs "

@@ -86,4 +86,4 @@ def _subject(model_or_run: Path, target: str | None, precision: str) -> _Subject
         path = model
         settings = read_json(run.search)["settings"] if run.search.exists() else {}
     name = target or settings.get("target")
-    return _Subject(path, run, ready_target(name) if name else default_target(), settings)
+    return _Subject(path, run, ready_target(name) if name else default_target(precision), settings)

@@ -72,7 +72,9 @@ class SearchSettings:
         elsewhere = [LatencyTable.load(Path(path)).target for path in self.latency_tables]
         default = None
         if any(budget.kind == "latency" for budget in self.budgets):
-            default = self.target or (elsewhere[0] if elsewhere else default_target().name)
+            default = self.target or (
+                elsewhere[0] if elsewhere else default_target(self.precision).name
+            )
         budgets = on_targets(self.budgets, default)
         for target in {budget.target for budget in budgets} - {None, *elsewhere}:
             assert target is not None

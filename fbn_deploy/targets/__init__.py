@@ -80,18 +80,19 @@ def engine_builder(name: str) -> EngineBuilder:
     return target
 
 
-def default_target() -> Target:
-    """The best target that is ready: a GPU that can run before the CPU.
+def default_target(precision: str = "fp32") -> Target:
+    """The best target that is ready and runs ``precision``: a GPU that can run before the CPU.
 
-    Raises ``FBNError`` that lists what each target lacks when none is ready.
+    Raises ``FBNError`` that lists what each target lacks when there is none.
     """
     reasons: list[str] = []
     for target in targets():
-        reason = target.missing()
+        lacking = f"does not run {precision}" if precision not in target.precisions else None
+        reason = target.missing() or lacking
         if reason is None:
             return target
         reasons.append(f"{target.name}: {reason}")
-    raise FBNError("No target is ready here.\n" + "\n".join(reasons))
+    raise FBNError(f"No target that runs {precision} is ready here.\n" + "\n".join(reasons))
 
 
 def _target(name: str) -> Target:
