@@ -345,7 +345,8 @@ def main() -> None:
         "versions": versions,
         "load_at_start": os.getloadavg()[0],
     }
-    before = read_json(arguments.out)["parts"] if arguments.out.exists() else {}
+    stored = read_json(arguments.out) if arguments.out.exists() else {}
+    before = stored.get("parts", {})  # a file of the former schema has none
     parts: dict[str, Any] = {}
     for name in arguments.only:
         if name in CASES:

@@ -128,6 +128,8 @@ def main() -> None:
             for promise in promises:
                 promise.profiles.append(profiled(promise, folder / "cache"))
         rows = [judged(promise) for promise in promises]
+    if not rows:
+        raise SystemExit("No search found a winner: allow more searches or minutes.")
     near = [row for row in rows if row["candidate_near"]]
     summary = {
         "searches": len(rows) + refused,

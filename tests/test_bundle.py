@@ -25,6 +25,7 @@ from fbn_deploy.pipeline.bundle import bundle
 from fbn_deploy.pipeline.latency import table_for
 from fbn_deploy.progress import Silent
 from fbn_deploy.supernet.definition import SpaceDefinition, definition
+from fbn_deploy.targets import refuse_form
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = {"channels": 4, "cells": 1}
@@ -194,9 +195,21 @@ def test_a_bundle_in_a_precision_that_the_device_does_not_run_is_refused(
     bundle(small_space(), 10, 1, path, Silent(), probes=12, precision="bf16")
     done = device("measure", str(path), "--target", "onnxruntime-cpu", "--out", "table.json")
     assert done.returncode == 2
-    assert "in bf16, which target 'onnxruntime-cpu' does not run" in done.stderr
+    assert "'onnxruntime-cpu' does not run bf16" in done.stderr
+    with pytest.raises(FBNError, match="'onnxruntime-cpu' does not run bf16"):
+        bundle(small_space(), 10, 1, path, Silent(), precision="bf16", target="onnxruntime-cpu")
     with pytest.raises(FBNError, match="No precision 'int4'"):
         bundle(small_space(), 10, 1, path, Silent(), precision="int4")
+
+
+def test_int8_of_another_kind_than_the_target_deploys_is_refused() -> None:
+    with pytest.raises(FBNError, match=r"as int8; for 'onnxruntime-cpu' they are .* as uint8"):
+        refuse_form("onnxruntime-cpu", "int8", unsigned=False)
+    with pytest.raises(FBNError, match=r"as uint8; for 'tensorrt' they are deployed as int8"):
+        refuse_form("tensorrt", "int8", unsigned=True)
+    refuse_form("openvino-cpu", "int8", unsigned=True)  # either will do
+    refuse_form("onnxruntime-cpu", "int8", unsigned=True)
+    refuse_form("onnxruntime-cpu", "fp16", unsigned=False)
 
 
 def test_a_measurement_that_was_killed_goes_on(

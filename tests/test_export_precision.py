@@ -17,12 +17,13 @@ from test_data_sources import write_images
 from fbn_deploy import summary
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.precision import sensitivity as sensitivities
+from fbn_deploy.export.precision.form import Form
 from fbn_deploy.pipeline import precision as stage
 from fbn_deploy.pipeline.context import Context, Given, open_run
 from fbn_deploy.pipeline.precision import PrecisionSettings, export_precision
 from fbn_deploy.pipeline.retrain import load_subnet
 from fbn_deploy.progress import Silent
-from fbn_deploy.targets import Target, _cpu, ready_target, unsigned_activations
+from fbn_deploy.targets import Target, _cpu, form_for, ready_target, unsigned_activations
 
 TINY = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resolution", "8"]
 QUICK = ["--epochs", "0", "--candidates", "2", "--probe-size", "16", "--probe-batches", "2"]
@@ -50,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folded(run: Path) -> ir.Model:
     context = open_run(run, Given(), Silent(), create=False)
-    return stage._folded(context, load_subnet(context)[0], INT8, [])
+    return stage._folded(context, load_subnet(context)[0], INT8, Form("int8"))
 
 
 @pytest.fixture
@@ -66,9 +67,9 @@ def exported(
     context: Context, settings: PrecisionSettings, targets: list[Target] | None = None
 ) -> dict[str, Any]:
     network, _ = load_subnet(context)
-    return export_precision(
-        context, network, settings, targets or [ready_target("onnxruntime-cpu")]
-    )
+    targets = targets or [ready_target("onnxruntime-cpu")]
+    form = form_for(settings.precision, [target.name for target in targets])
+    return export_precision(context, network, settings, targets, form)
 
 
 def test_deploy_leaves_a_verified_int8_model_with_its_ranges(run: Path) -> None:
@@ -107,7 +108,7 @@ def test_an_export_says_which_activations_the_file_holds(context: Context) -> No
     network, _ = load_subnet(context)
     targets = [ready_target("onnxruntime-cpu")]
     for unsigned, name in ((True, "uint8"), (False, "int8")):
-        content = export_precision(context, network, INT8, targets, unsigned=unsigned)
+        content = export_precision(context, network, INT8, targets, Form("int8", unsigned=unsigned))
         assert content["activations"] == name
         assert (name == "uint8") == ("TensorRT takes int8" in summary.precision(content, Path()))
         model = onnx.load(context.run.precision_model("int8"))

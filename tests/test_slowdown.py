@@ -151,7 +151,7 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
     [
         (1.19, 0.0, 1.2, [1.19]),  # it holds, and is not asked again
         (1.21, 0.0, 1.21, [1.21, 1.21, 1.21]),  # the check and two more processes
-        (1.21, 0.9, 1.2, [1.21]),  # a crowd tells nothing
+        (1.21, 0.9, 1.2, [1.21, 1.21]),  # a crowd tells nothing; it is asked again
     ],
 )
 def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_its_bound(

@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed: every call of ``fbn`` reads this 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -100,9 +101,11 @@ class SearchOptions:
     predictor: options.PredictorName = "auto"
     latency_table: options.LatencyTables = None
 
-    def settings(self, precision: str | None = None) -> SearchSettings:
+    def settings(
+        self, precision: str | None = None, keep_fp32: Sequence[str] = ()
+    ) -> SearchSettings:
         """Checked throughout; all budgets that cannot be read in one ``FBNError``. ``precision``
-        is that of the file that is deployed."""
+        is that of the file that is deployed, ``keep_fp32`` its layers that are not int8."""
         from fbn_deploy.pipeline.search_settings import SearchSettings
         from fbn_deploy.search.budgets import flops_budget, latency_budget, params_budget
 
@@ -131,6 +134,7 @@ class SearchOptions:
             probe_batches=self.probe_batches,
             probe_size=self.probe_size,
             precision=precision or "fp32",
+            keep_fp32=tuple(keep_fp32),
             proxy=self.proxy,
             predictor=self.predictor,
             latency_tables=tuple(str(path.absolute()) for path in self.latency_table or []),

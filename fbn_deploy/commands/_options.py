@@ -202,6 +202,14 @@ Precision = Annotated[
     str | None,
     typer.Option("--precision", help="fp16, bf16 or int8, beside fp32.", show_default="fp32 only"),
 ]
+DeployedPrecision = Annotated[
+    str | None,
+    typer.Option(
+        "--precision",
+        help="fp16, bf16 or int8: that of the networks that are measured.",
+        show_default="fp32",
+    ),
+]
 Calibration = Annotated[
     str, typer.Option("--calibration", help="int8 ranges: mse, minmax, percentile or entropy.")
 ]

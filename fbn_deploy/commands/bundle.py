@@ -21,7 +21,7 @@ def command(
     space_option: options.SpaceOption = None,
     classes: Annotated[int, typer.Option("--classes", help="Classes of the data.")] = 10,
     batch: options.Batch = 1,
-    precision: options.Precision = None,
+    precision: options.DeployedPrecision = None,
     target: Annotated[
         str | None,
         typer.Option("--target", help="What will measure it: says how int8 is written."),

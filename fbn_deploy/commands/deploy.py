@@ -34,7 +34,8 @@ def command(
     from fbn_deploy.retrain.recipes import recipe as recipe_named
     from fbn_deploy.retrain.training import RetrainSettings
 
-    settings, precision = searched.settings(lower.precision), lower.settings()
+    precision = lower.settings()
+    settings = searched.settings(lower.precision, lower.keep_fp32 or ())
     changes = {
         "epochs": retrain_epochs,
         "batch_size": retrain_batch,

@@ -24,7 +24,7 @@ def command(
     from fbn_deploy.pipeline.export import export_subnet
     from fbn_deploy.pipeline.precision import export_precision
     from fbn_deploy.pipeline.retrain import load_subnet
-    from fbn_deploy.targets import ready_target, shifts_as_convolution, unsigned_activations
+    from fbn_deploy.targets import form_for, ready_target, shifts_as_convolution
 
     builder = engine.builder(target)
     engine.options(batch=1)  # what is wrong is said before long work
@@ -43,8 +43,8 @@ def command(
     else:
         model = context.run.precision_model(precision.precision)
         targets = chosen or precision_targets(found, precision.precision)
-        unsigned = unsigned_activations([target] if target else [each.name for each in targets])
-        content = export_precision(context, network, precision, targets, unsigned=unsigned)
+        written = form_for(precision.precision, [target] if target else [t.name for t in targets])
+        content = export_precision(context, network, precision, targets, written)
         text = summary.precision(content, context.run.path)
     if builder is not None:
         settings = EngineSettings(

@@ -9,7 +9,6 @@ import typer
 
 from fbn_deploy.commands._options import Json, TargetName, Threads
 from fbn_deploy.commands._shared import show
-from fbn_deploy.errors import FBNError
 
 
 def command(
@@ -25,16 +24,12 @@ def command(
     from fbn_deploy.latency.cache import LatencyCache
     from fbn_deploy.latency.meter import LatencyMeter
     from fbn_deploy.progress import reporter
-    from fbn_deploy.targets import default_target, ready_target
+    from fbn_deploy.targets import default_target, ready_target, refuse_form
 
     read = read_bundle(bundle)
     precision = read.inventory.precision
     chosen = ready_target(target) if target else default_target(precision)
-    if precision not in chosen.precisions:
-        raise FBNError(
-            f"{bundle} is in {precision}, which target {chosen.name!r} does not run; it runs "
-            f"{', '.join(chosen.precisions)}."
-        )
+    refuse_form(chosen.name, precision, read.inventory.unsigned)
     meter = LatencyMeter(
         chosen,
         batch=read.inventory.batch,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fbn_deploy import summary
 from fbn_deploy.commands._flat import flat
 from fbn_deploy.commands._groups import RunOptions, SearchOptions
-from fbn_deploy.commands._options import Json, Precision
+from fbn_deploy.commands._options import DeployedPrecision, Json
 from fbn_deploy.commands._shared import opened, show
 
 
@@ -13,7 +13,7 @@ from fbn_deploy.commands._shared import opened, show
 def command(
     searched: SearchOptions,
     about: RunOptions,
-    precision: Precision = None,
+    precision: DeployedPrecision = None,
     json_output: Json = False,
 ) -> None:
     """Trains if needed, searches under the budgets, confirms the best on the target."""

@@ -49,6 +49,8 @@ class Inventory:
     probes: tuple[Probe, ...]
     graphs: Mapping[str, Graph]
     precision: str = "fp32"
+    unsigned: bool = False
+    """Whether int8 activations are uint8."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -57,6 +59,7 @@ class Inventory:
             "num_classes": self.num_classes,
             "batch": self.batch,
             "precision": self.precision,
+            "unsigned": self.unsigned,
             "blocks": [block.as_json() for _, block in sorted(self.blocks.items())],
             "probes": [
                 {"text": p.text, "flops": p.flops, "counts": dict(p.counts)} for p in self.probes
@@ -88,6 +91,7 @@ class Inventory:
                     for name, g in value["graphs"].items()
                 },
                 precision=value.get("precision", "fp32"),  # older ones are
+                unsigned=value.get("unsigned", False),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FBNError(f"This is no inventory of blocks: {error!r} in its JSON.") from error

@@ -169,7 +169,7 @@ class LatencyMeter:
 
         One that is older than ``STALE_S`` is held once against a new process, whose median its
         bound has to cover; where it does not, that process is the first of the next confirmation.
-        A process in a crowd tells nothing.
+        A process in a crowd tells nothing, and leaves the next one to tell.
         """
         if self.cache is None or network.hash in self._checked:
             return
@@ -177,12 +177,14 @@ class LatencyMeter:
         stored = [record for each in each_process if (record := self.cache.get(each))]
         if not stored or max(record.age_s() for record in stored) < STALE_S:
             return
-        self._checked.add(network.hash)
         former = Confirmation(tuple(stored))
         now = self._measured_elsewhere(network, each_process[0], protocol)
-        if now.value_ms > former.upper_ms and not now.timing.crowded_out:
+        if now.value_ms > former.upper_ms:
+            if now.timing.crowded_out:
+                return
             self.forget(former)
             self.cache.put(now)
+        self._checked.add(network.hash)
 
     def forget(self, confirmation: Confirmation) -> None:
         """Takes its records out of the cache; the next time it is measured again."""

@@ -190,7 +190,12 @@ class Coster:
             with self._reporter.task("Exporting the supernet once for all candidates", 1, "graphs"):
                 self._graph = candidate_graphs(self._supernet, self._batch)
         graph = self._graph(architecture)
-        return fold_affine(graph, as_convolution=self.form.as_convolution, copy=False)[0]
+        return fold_affine(
+            graph,
+            as_convolution=self.form.as_convolution,
+            gauge_limit=self.form.gauge_limit,
+            copy=False,
+        )[0]
 
     def deployed(self, architecture: Architecture) -> onnx_ir.Model:
         """The graph of ``architecture``, as it would be deployed but for its values."""

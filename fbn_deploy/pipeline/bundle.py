@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import onnx_ir
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
-from fbn_deploy.export.precision.form import Form
 from fbn_deploy.latency.bundle import write_bundle
 from fbn_deploy.latency.inventory import Inventory
 from fbn_deploy.latency.network import proto_from
@@ -21,7 +21,7 @@ from fbn_deploy.pipeline.parts import PROBES, parts_of
 from fbn_deploy.progress import Reporter
 from fbn_deploy.supernet.definition import SpaceDefinition
 from fbn_deploy.supernet.supernet import build_supernet
-from fbn_deploy.targets import PRECISIONS, unsigned_activations
+from fbn_deploy.targets import PRECISIONS, form_for, refuse_form
 
 _PATTERN = 64  # floats: what is not repeated of a tensor is 256 bytes
 _SEED = 0
@@ -46,7 +46,9 @@ def bundle(
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
-    form = Form(precision, unsigned=unsigned_activations([target] if target else []))
+    if target is not None:
+        refuse_form(target, precision)
+    form = replace(form_for(precision, [target] if target else []), as_convolution=True)
     if min(num_classes, batch) < 1 or probes < MIN_PROBES:
         raise FBNError(
             f"Classes and batch are at least 1, probes at least {MIN_PROBES}; "
@@ -62,7 +64,7 @@ def bundle(
         graph = candidate_graphs(supernet, batch)
     parts = parts_of(
         supernet,
-        lambda architecture: fold_affine(graph(architecture))[0],
+        lambda architecture: fold_affine(graph(architecture), gauge_limit=form.gauge_limit)[0],
         batch,
         reporter,
         form=form,

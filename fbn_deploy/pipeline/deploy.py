@@ -22,10 +22,10 @@ from fbn_deploy.retrain.training import RetrainSettings
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import (
     Target,
+    form_for,
     ready_target,
     shifts_as_convolution,
     targets,
-    unsigned_activations,
 )
 
 
@@ -63,8 +63,9 @@ def deploy(
     lower = None
     if precision_settings is not None:
         targets = precision_targets(found, precision_settings.precision)
-        unsigned = unsigned_activations(each.name for each in targets)
-        lower = export_precision(context, network, precision_settings, targets, unsigned=unsigned)
+        budgeted = {each.target for each in search_settings.budgets if each.target}
+        form = form_for(precision_settings.precision, budgeted or [t.name for t in targets])
+        lower = export_precision(context, network, precision_settings, targets, form)
     measured = profile(context.run.path, precision=search_settings.precision)
     report = reported(context.run, context.reporter.say)
     return Deployed(found, training, verification, measured, lower, report)
@@ -81,15 +82,10 @@ def reported(run: RunDir, say: Callable[[str], None]) -> Path | None:
 
 
 def precision_targets(found: dict[str, Any], precision: str) -> list[Target]:
-    """The targets of the budgets that run ``precision``; where none does, every ready one."""
-    named = [budget["target"] for budget in found["budgets"] if budget["target"]]
-    asked = [ready_target(name) for name in dict.fromkeys(named)]
-    able = [target for target in asked if precision in target.precisions]
-    return able or [
-        target
-        for target in targets()
-        if precision in target.precisions and target.missing() is None
-    ]
+    """The targets of the budgets that are ready and run ``precision``; where none is, every one."""
+    able = [t for t in targets() if precision in t.precisions and t.missing() is None]
+    named = {budget["target"] for budget in found["budgets"]}
+    return [target for target in able if target.name in named] or able
 
 
 def verification_targets(found: dict[str, Any]) -> list[Target]:

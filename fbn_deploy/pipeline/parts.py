@@ -93,6 +93,7 @@ def parts_of(
         num_classes=supernet.num_classes,
         batch=batch,
         precision=form.precision,
+        unsigned=form.unsigned,
         blocks=blocks,
         probes=tuple(found),
         graphs=graphs,

@@ -24,7 +24,7 @@ from fbn_deploy.data import ImageData, sample_indices
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.export import estimators
 from fbn_deploy.export.calibration import calibrated
-from fbn_deploy.export.folding import FLOAT16_LIMIT, fold_affine
+from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import onnx_from_module
 from fbn_deploy.export.precision import (
     activations,
@@ -33,6 +33,7 @@ from fbn_deploy.export.precision import (
     typed_bf16,
     typed_fp16,
 )
+from fbn_deploy.export.precision.form import Form
 from fbn_deploy.export.precision.sensitivity import sensitivity
 from fbn_deploy.export.ranges import Ranges, model_hash
 from fbn_deploy.export.verification import Verification, verify
@@ -40,10 +41,10 @@ from fbn_deploy.files import replacing, write_json
 from fbn_deploy.latency.cache import known_pace
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.pipeline.context import Context
-from fbn_deploy.targets import Target, shifts_as_convolution
+from fbn_deploy.targets import PRECISIONS, Target
 
 SCHEMA = 1
-PRECISIONS = ("fp16", "bf16", "int8")
+LOWER = PRECISIONS[1:]  # than fp32
 MIN_AGREEMENT = 0.99  # of top-1 predictions in 16 bits
 ANALYSED_IMAGES = 64
 ANALYSED_BATCH = 16
@@ -68,8 +69,8 @@ class PrecisionSettings:
     def checked(self) -> PrecisionSettings:
         """Itself. Raises one ``FBNError`` for everything that is wrong."""
         mistakes = []
-        if self.precision not in PRECISIONS:
-            mistakes.append(str(unknown("precision", self.precision, PRECISIONS)))
+        if self.precision not in LOWER:
+            mistakes.append(str(unknown("precision", self.precision, LOWER)))
         if not 0 <= self.max_drop <= 100:
             mistakes.append(f"--max-drop is 0 to 100 points of accuracy, not {self.max_drop:g}.")
         if self.calibration_batch < 1:
@@ -88,13 +89,12 @@ def export_precision(
     network: nn.Module,
     settings: PrecisionSettings,
     targets: Sequence[Target],
-    *,
-    unsigned: bool = False,
+    form: Form,
 ) -> dict[str, Any]:
     """Writes ``model.<precision>.onnx`` and ``verify.<precision>.json``; the latter's content.
 
-    ``targets`` that do not run the precision are left out. ``unsigned``: int8 holds activations as
-    uint8 (``targets.unsigned_activations``). Raises ``FBNError`` when none is left,
+    ``targets`` that do not run the precision are left out. ``form``: how the file is written
+    (``targets.form_for``). Raises ``FBNError`` when none is left,
     or when the gate does not pass; then there is no file under the model's name that was not
     there before.
     """
@@ -106,8 +106,8 @@ def export_precision(
             "asked), so nothing could be verified. Pass a --target that does; fbn targets lists "
             "them."
         )
-    model = _folded(context, network, settings, able)
-    gate = _Gate(context, network, settings, able, unsigned)
+    model = _folded(context, network, settings, form)
+    gate = _Gate(context, network, settings, able, form)
     if settings.precision == "int8":
         return gate.int8(model)
     typed = typed_fp16(model) if settings.precision == "fp16" else typed_bf16(model)
@@ -115,16 +115,16 @@ def export_precision(
 
 
 def _folded(
-    context: Context, network: nn.Module, settings: PrecisionSettings, targets: Sequence[Target]
+    context: Context, network: nn.Module, settings: PrecisionSettings, form: Form
 ) -> ir.Model:
-    """The network in fp32 without BatchNorms, its gauge chosen for the precision. In int8 what
-    folding leaves is a convolution on every target, since those are quantised."""
+    """The network in fp32 without BatchNorms, its gauge chosen for the precision."""
     context.reporter.say("Exporting to ONNX and folding BatchNorms away")
     exported = onnx_from_module(network, context.definition.resolution)
-    limit = FLOAT16_LIMIT if settings.precision == "fp16" else None
-    form = settings.precision == "int8" or shifts_as_convolution(t.name for t in targets)
     return fold_affine(
-        exported, equalize=settings.equalize, gauge_limit=limit, as_convolution=form
+        exported,
+        equalize=settings.equalize,
+        gauge_limit=form.gauge_limit,
+        as_convolution=form.as_convolution,
     )[0]
 
 
@@ -136,7 +136,7 @@ class _Gate:
     network: nn.Module
     settings: PrecisionSettings
     targets: Sequence[Target]
-    unsigned: bool
+    form: Form
 
     def int8(self, model: ir.Model) -> dict[str, Any]:
         """The most that passes: all layers, or all but the 1, 2, 4, … most sensitive ones."""
@@ -146,7 +146,7 @@ class _Gate:
         about: dict[str, Any] = {
             "calibration": _about(ranges),
             "weight_levels": levels,
-            "activations": "uint8" if self.unsigned else "int8",
+            "activations": "uint8" if self.form.unsigned else "int8",
         }
         order: list[str] = []
         if settings.analyze:
@@ -154,7 +154,7 @@ class _Gate:
         kept, more = list(settings.keep_fp32), 1
         while True:
             quantized = quantized_int8(
-                model, ranges, keep_fp32=kept, weight_levels=levels, unsigned=self.unsigned
+                model, ranges, keep_fp32=kept, weight_levels=levels, unsigned=self.form.unsigned
             )
             about["kept_fp32"] = kept
             try:
@@ -183,6 +183,7 @@ class _Gate:
             ranges,
             batches,
             keep_fp32=self.settings.keep_fp32,
+            unsigned=self.form.unsigned,
             reporter=self.context.reporter,
         )
         return list(about["sensitivity"])

@@ -11,7 +11,7 @@ from fbn_deploy.files import read_json
 from fbn_deploy.latency.profile import NetworkProfile, profile_network
 from fbn_deploy.latency.throughput import BATCHES, Throughput, measure_throughput
 from fbn_deploy.rundir import RunDir
-from fbn_deploy.targets import Target, default_target, ready_target
+from fbn_deploy.targets import Target, default_target, ready_target, targets
 
 
 @dataclass(frozen=True)
@@ -85,5 +85,12 @@ def _subject(model_or_run: Path, target: str | None, precision: str) -> _Subject
             )
         path = model
         settings = read_json(run.search)["settings"] if run.search.exists() else {}
-    name = target or settings.get("target")
-    return _Subject(path, run, ready_target(name) if name else default_target(precision), settings)
+    return _Subject(path, run, _target(target, settings.get("target"), precision), settings)
+
+
+def _target(asked: str | None, searched: str | None, precision: str) -> Target:
+    """The target asked for, else that of the search if it is here, else the default one."""
+    if asked is not None:
+        return ready_target(asked)
+    here = [t for t in targets() if t.name == searched and not t.missing()]
+    return here[0] if here else default_target(precision)

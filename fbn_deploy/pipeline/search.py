@@ -149,7 +149,8 @@ def _texts(settings: Mapping[str, Any]) -> str:
     budgets = ", ".join(Budget.from_json(budget).text for budget in settings["budgets"])
     return (
         f"{settings['algorithm']}, {settings['candidates']} candidates, "
-        f"{settings.get('finalists') or 0} finalists, {budgets}"
+        f"{settings.get('finalists') or 0} finalists, "
+        f"{settings.get('precision', 'fp32')}, {budgets}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,9 @@ from fbn_deploy.search.budgets import Budget, on_targets
 from fbn_deploy.targets import (
     PRECISIONS,
     default_target,
+    form_for,
     ready_target,
-    shifts_as_convolution,
-    unsigned_activations,
+    refuse_form,
 )
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class SearchSettings:
 
     precision: str = "fp32"
     """That of the file that is deployed, in which latencies are measured."""
+    keep_fp32: tuple[str, ...] = ()
+    """Layers of an int8 file that stay fp32."""
     proxy: bool = True
     """Whether untrained candidates are scored in the small skeleton that the space names."""
 
@@ -78,11 +80,10 @@ class SearchSettings:
         budgets = on_targets(self.budgets, default)
         for target in {budget.target for budget in budgets} - {None, *elsewhere}:
             assert target is not None
-            if self.precision not in ready_target(target).precisions:
-                raise FBNError(
-                    f"Target {target!r} does not run {self.precision}; it runs "
-                    f"{', '.join(ready_target(target).precisions)}."
-                )
+            ready_target(target)
+            refuse_form(target, self.precision)
+        if default is None and self.precision != "fp32":
+            default_target(self.precision)  # where the file is verified and profiled
         if idle := set(elsewhere) - {budget.target for budget in budgets}:
             raise FBNError(
                 f"A latency table is of {', '.join(sorted(idle))}, on which there is no budget; "
@@ -95,20 +96,14 @@ class SearchSettings:
     def form(self) -> Form:
         """How candidates are written: as the budgets' targets run them fastest; as bundles are
         where latencies come from a device's table."""
-        from fbn_deploy.export.precision.form import Form
-
-        if self.latency_tables:
-            return Form(self.precision)
         named = {budget.target for budget in self.budgets if budget.target}
-        return Form(
-            self.precision,
-            self.precision == "int8" or shifts_as_convolution(named),
-            unsigned_activations(named),
-        )
+        form = form_for(self.precision, named, self.keep_fp32)
+        return replace(form, as_convolution=True) if self.latency_tables else form
 
     def as_json(self) -> dict[str, Any]:
         return {
             **asdict(self),
             "budgets": [budget.to_json() for budget in self.budgets],
             "latency_tables": list(self.latency_tables),
+            "keep_fp32": list(self.keep_fp32),
         }

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from fbn_deploy import plugins
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineBuilder, EngineOptions
 from fbn_deploy.targets._protocol import LayerTime, Parallel, Session, Target
+
+if TYPE_CHECKING:
+    from fbn_deploy.export.precision.form import Form
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # that a target may run
 
@@ -22,7 +26,9 @@ __all__ = [
     "default_target",
     "engine_builder",
     "engine_targets",
+    "form_for",
     "ready_target",
+    "refuse_form",
     "shifts_as_convolution",
     "targets",
     "unsigned_activations",
@@ -59,6 +65,37 @@ def unsigned_activations(names: Iterable[str]) -> bool:
     them wants that, and all of them take it."""
     wanted = {_target(name).unsigned_activations for name in names}
     return True in wanted and False not in wanted
+
+
+def form_for(precision: str, names: Iterable[str], keep_fp32: Iterable[str] = ()) -> Form:
+    """How a file in ``precision`` is written for the targets ``names``: as they run it fastest. In
+    int8 what folding leaves is a convolution on every target, since those are quantised."""
+    from fbn_deploy.export.precision.form import Form
+
+    names = list(names)
+    return Form(
+        precision,
+        precision == "int8" or shifts_as_convolution(names),
+        precision == "int8" and unsigned_activations(names),
+        tuple(keep_fp32),
+    )
+
+
+def refuse_form(name: str, precision: str, unsigned: bool | None = None) -> None:
+    """``FBNError`` where the target ``name`` does not run ``precision``, or would hold int8
+    activations otherwise than ``unsigned`` says."""
+    target = _target(name)
+    if precision not in target.precisions:
+        raise FBNError(
+            f"Target {name!r} does not run {precision}; it runs {', '.join(target.precisions)}."
+        )
+    wanted = target.unsigned_activations
+    if precision == "int8" and None not in (unsigned, wanted) and unsigned != wanted:
+        raise FBNError(
+            f"These int8 networks hold activations as {'uint8' if unsigned else 'int8'}; for "
+            f"{name!r} they are deployed as {'uint8' if wanted else 'int8'}. Make the bundle with "
+            f"fbn bundle --precision int8 --target {name}."
+        )
 
 
 def engine_targets() -> list[str]:

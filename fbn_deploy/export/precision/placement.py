@@ -99,19 +99,33 @@ def is_nonnegative(value: ir.Value) -> bool:
 def kept_nodes(graph: ir.Graph, names: Sequence[str]) -> set[ir.Node]:
     """The nodes that ``names`` say: each a node's name, a pattern, or the name of a module."""
     kept: set[ir.Node] = set()
-    nodes = [node for node in graph if _quantized_inputs(node)]
     for name in names:
-        matching = {
-            node
-            for node in nodes
-            if node.name == name
-            or fnmatch.fnmatchcase(node.name or "", name)
-            or (node.name or "").startswith((f"{name}/", f"{name}."))
-        }
-        if not matching:
-            raise unknown("layer that INT8 could run called", name, (n.name or "" for n in nodes))
+        if not (matching := _matching(graph, name)):
+            raise unknown("layer that INT8 could run called", name, _names(graph))
         kept |= matching
     return kept
+
+
+def matched(graph: ir.Graph, names: Sequence[str]) -> list[str]:
+    """Those of ``names`` that say a node of this graph, which may be a part of the whole."""
+    return [name for name in names if _matching(graph, name)]
+
+
+def _matching(graph: ir.Graph, name: str) -> set[ir.Node]:
+    return {
+        node
+        for node in graph
+        if _quantized_inputs(node)
+        and (
+            node.name == name
+            or fnmatch.fnmatchcase(node.name or "", name)
+            or (node.name or "").startswith((f"{name}/", f"{name}."))
+        )
+    }
+
+
+def _names(graph: ir.Graph) -> list[str]:
+    return [node.name or "" for node in graph if _quantized_inputs(node)]
 
 
 def _quantized_inputs(node: ir.Node) -> tuple[int, ...]:

@@ -23,6 +23,7 @@ def sensitivity(
     batches: Sequence[Floats],
     *,
     keep_fp32: Sequence[str] = (),
+    unsigned: bool = False,
     reporter: Reporter,
 ) -> dict[str, float]:
     """Name of a layer → Σ (y_q − y)² / Σ y² of the network's outputs with only that layer in INT8,
@@ -39,7 +40,7 @@ def sensitivity(
     with reporter.task("Sensitivity", len(names), "layers") as task:
         for number, name in enumerate(names):
             others = [other for other in quantizable(model) if other != name]
-            alone = quantized_int8(model, ranges, keep_fp32=others)
+            alone = quantized_int8(model, ranges, keep_fp32=others, unsigned=unsigned)
             found = _outputs(alone, batches)
             errors[name] = float(((found - expected).astype(np.float64) ** 2).sum()) / power
             task.update(number + 1)
