@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fbn_deploy.indicators import indicator
-from fbn_deploy.indicators._backward import gradients_at, outputs_collected
+from fbn_deploy.indicators._backward import backward_facts, backward_pass
 from fbn_deploy.indicators._spectra import gradient_spectrum, spectra_collected
 
 
@@ -73,7 +73,10 @@ def test_effective_rank_is_a_share_of_the_channels() -> None:
 
 
 def at_gradients(name: str, *gradients: tuple[torch.Tensor | None, bool]) -> float:
-    norms = [SimpleNamespace(gradients=g, ends_choice=ends) for g, ends in gradients]
+    norms = [
+        SimpleNamespace(gradients=None if g is None else backward_facts(g), ends_choice=ends)
+        for g, ends in gradients
+    ]
     candidate = SimpleNamespace(observation=SimpleNamespace(norms=norms))
     return indicator(name).value(cast(Any, candidate))
 
@@ -113,12 +116,46 @@ def test_without_gradients_there_is_no_signal() -> None:
 def test_gradients_arrive_at_outputs_before_what_works_in_place() -> None:
     # BatchNorm makes ±1 of (5, 3) and (3, 5). The ReLU turns the −1 into 0 and its gradient off:
     # logits (1, 0) and (0, 1), softmax e / (1 + e), and ∂L/∂y = softmax − label where y > 0.
-    norm = nn.BatchNorm1d(2).requires_grad_(False)
+    norm = nn.BatchNorm1d(2)
     network = nn.Sequential(norm, nn.ReLU(inplace=True))
     images = torch.tensor([[5.0, 3.0], [3.0, 5.0]])
-    with outputs_collected([norm]) as outputs:
-        logits = network(images)
-    found = gradients_at(outputs, logits, torch.tensor([0, 0]))[norm]
+    logits, facts = backward_pass(network, [norm], images, torch.tensor([0, 0]))
     share = exp(1) / (1 + exp(1))
-    assert outputs[norm].flatten().tolist() == pytest.approx([1, -1, -1, 1], abs=1e-4)
-    assert found.flatten().tolist() == pytest.approx([share - 1, 0, 0, share], abs=1e-4)
+    assert logits.flatten().tolist() == pytest.approx([1, 0, 0, 1], abs=1e-4)
+    assert facts[norm].per_image.flatten().tolist() == (
+        pytest.approx([share - 1, 0, 0, share], abs=1e-4)
+    )
+
+
+def test_gradients_arrive_at_a_batchnorm_behind_another_before_what_works_in_place() -> None:
+    # Both BatchNorms give ±1, so the gradients at the second are the ones above; what the first
+    # gives is no matter, as the second scales it: its gradients are 0 but for ε.
+    first, second = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    network = nn.Sequential(first, second, nn.ReLU(inplace=True))
+    images = torch.tensor([[5.0, 3.0], [3.0, 5.0]])
+    _, facts = backward_pass(network, [first, second], images, torch.tensor([0, 0]))
+    share = exp(1) / (1 + exp(1))
+    assert facts[second].per_image.flatten().tolist() == (
+        pytest.approx([share - 1, 0, 0, share], abs=1e-4)
+    )
+    assert facts[first].per_image.flatten().tolist() == pytest.approx([0, 0, 0, 0], abs=1e-4)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_backward_pass_computes_no_gradient_of_a_weight(trained: bool) -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 2), nn.BatchNorm1d(2))
+    network.requires_grad_(trained)
+    images = torch.tensor([[5.0, 3.0], [3.0, 5.0], [1.0, 1.0]])
+    logits, facts = backward_pass(
+        network, [network[1], network[3]], images, torch.tensor([0, 1, 1])
+    )
+    assert facts.keys() == {network[1], network[3]}
+    assert not logits.requires_grad
+    assert all(p.grad is None and p.requires_grad == trained for p in network.parameters())
+
+
+def test_where_no_batchnorm_reaches_the_logits_there_are_no_facts() -> None:
+    norm = nn.BatchNorm1d(2)
+    images = torch.tensor([[5.0, 3.0], [3.0, 5.0]])
+    _, facts = backward_pass(nn.Linear(2, 2), [norm], images, torch.tensor([0, 0]))
+    assert not facts

@@ -10,6 +10,6 @@ class Need(enum.Enum):
 
     CODES = "the kernel of activation codes"
     SPECTRA = "the eigenvalues of every BatchNorm's output correlations"
-    GRADIENTS = "one backward pass: the loss's gradients at every BatchNorm's output"
+    GRADIENTS = "one backward pass: facts of the loss's gradients at every BatchNorm's output"
     BATCHES = "forward passes of all probe batches"
     TRAINING = "a trained supernet: what it reads, training has written"

@@ -5,7 +5,7 @@ whose average is the candidate's recalibrated σ² (trainability). The first ima
 are the same *anchors*, so their T predictions differ by the batches that normalised them: Monte
 Carlo BatchNorm (uncertainty). All images have labels (accuracy), and the first batch's activation
 signs give the kernel of linear regions. If an indicator reads gradients, one backward pass follows
-the first batch. No image is pushed through again for a second indicator.
+the first batch, and leaves facts of them. No image is pushed through again for a second indicator.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fbn_deploy.data import ImageData, sample_indices
-from fbn_deploy.indicators._backward import gradients_at, outputs_collected
+from fbn_deploy.indicators._backward import BackwardFacts, backward_pass
 from fbn_deploy.indicators._codes import code_kernel_collected
 from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._spectra import spectra_collected
@@ -64,9 +64,9 @@ class Norm:
     spectrum: torch.Tensor | None = None
     """Eigenvalues, rising, of the correlations between the channels of its output in the first
     batch; None if not asked for, or if the output does not vary."""
-    gradients: torch.Tensor | None = None
-    """The loss's gradients at its output in the first batch, (B, C, …); None if not asked for, if
-    none arrive, or if the output does not vary."""
+    gradients: BackwardFacts | None = None
+    """Of the loss's gradients at its output in the first batch; None if not asked for, if none
+    arrive, or if the output does not vary."""
 
     @property
     def sigma(self) -> torch.Tensor:
@@ -134,13 +134,15 @@ def observe(
         with (
             code_kernel_collected(active_modules(network) if Need.CODES in needs else ()) as kernel,
             spectra_collected(norms if Need.SPECTRA in needs else ()) as eigenvalues,
-            outputs_collected(norms if backward else ()) as outputs,
-            torch.set_grad_enabled(backward),
         ):
+            images, labels = probe.images[0], probe.labels[0]
             # A tensor made in inference mode takes part in no backward pass; its copy does.
-            first = network(probe.images[0].clone() if backward else probe.images[0])
-            gradients = gradients_at(outputs, first, probe.labels[0])
-        logits = [first.detach()]
+            first, gradients = (
+                backward_pass(network, norms, images.clone(), labels.clone())
+                if backward
+                else (network(images), {})
+            )
+        logits = [first]
         if Need.BATCHES in needs:
             logits += [network(images) for images in probe.images[1:]]
         found = tuple(_norm(bn, bn in ends, eigenvalues, gradients) for bn in norms)
@@ -157,7 +159,7 @@ def _norm(
     bn: _BatchNorm,
     ends_choice: bool,
     spectra: dict[nn.Module, torch.Tensor],
-    gradients: dict[nn.Module, torch.Tensor],
+    gradients: dict[nn.Module, BackwardFacts],
 ) -> Norm:
     norm = Norm(
         gamma=bn.weight.detach(),

@@ -18,14 +18,13 @@ from statistics import fmean
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
-from fbn_deploy.indicators._spectra import gradient_spectrum
 
 
 def gradient_conditioning(candidate: Candidate) -> float:
     """Mean of λ_min, from 0 to 1; NaN if no gradient arrives at any BatchNorm."""
     norms = [n for n in candidate.observation.norms if n.gradients is not None]
     inner = [n for n in norms if not n.ends_choice] or norms
-    spectra = [gradient_spectrum(n.gradients) for n in inner if n.gradients is not None]
+    spectra = [n.gradients.spectrum for n in inner if n.gradients is not None]
     values = [float(spectrum[0]) for spectrum in spectra if spectrum is not None]
     return fmean(values) if values else float("nan")
 

@@ -23,14 +23,14 @@ from fbn_deploy.indicators._protocol import Indicator
 def signal(candidate: Candidate) -> float:
     """Mean over BatchNorms and channels; a channel without gradients counts 0, and a BatchNorm
     without any is left out. NaN if all are."""
-    gradients = [n.gradients for n in candidate.observation.norms]
-    ratios = [_ratio(g) for g in gradients if g is not None and bool(g.any())]
+    facts = [n.gradients for n in candidate.observation.norms if n.gradients is not None]
+    ratios = [_ratio(each.per_image) for each in facts if bool(each.per_image.any())]
     return fmean(ratios) if ratios else float("nan")
 
 
-def _ratio(gradients: torch.Tensor) -> float:
-    """mean_c |mean_b g| / std_b g, g (B, C) the sum of (B, C, …) over positions."""
-    g = (gradients.flatten(2).sum(2) if gradients.dim() > 2 else gradients).double()
+def _ratio(per_image: torch.Tensor) -> float:
+    """mean_c |mean_b g_bc| / std_b g_bc, of g (B, C)."""
+    g = per_image.double()
     noise = g.std(0)
     return float(torch.where(noise > 0, g.mean(0).abs() / noise, 0.0).mean())
 
