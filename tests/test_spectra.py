@@ -12,7 +12,7 @@ from torch import nn
 
 from fbn_deploy.indicators import indicator
 from fbn_deploy.indicators._backward import backward_facts, backward_pass
-from fbn_deploy.indicators._spectra import gradient_spectrum, spectra_collected
+from fbn_deploy.indicators._spectra import gradient_spectrum, spectra_collected, spectrum
 
 
 def spectrum_of(channels: torch.Tensor) -> torch.Tensor:
@@ -159,3 +159,13 @@ def test_where_no_batchnorm_reaches_the_logits_there_are_no_facts() -> None:
     images = torch.tensor([[5.0, 3.0], [3.0, 5.0]])
     _, facts = backward_pass(nn.Linear(2, 2), [norm], images, torch.tensor([0, 0]))
     assert not facts
+
+
+def test_the_number_of_threads_is_given_back() -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert spectrum(torch.randn(64, 8, 4, 4)) is not None
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
