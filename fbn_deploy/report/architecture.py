@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fbn_deploy.report.measured import Layer
+from fbn_deploy.latency.profile import Layer
 
 _INTO = re.compile(r"(?:(.+)[./ ])?(\w+)<-(\w+)")
 _FROM = re.compile(r"(?:(.+)[./ ])?(\w+)->(\w+)")

@@ -7,28 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.profile import SCHEMA as PROFILE_SCHEMA
+from fbn_deploy.latency.profile import Layer
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.latency.timing import Timing
 from fbn_deploy.report.fields import Fields
 
-PROFILE_SCHEMA = 1
 Record = LatencyRecord
 
 
 # Numbers that older records lack, or that are null where the device's own clock times.
 _MAY_LACK = frozenset({"best_arithmetic_us", "best_reference_us", "crowded"})
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A layer that ran; ``added`` by the runtime, or a node of the model."""
-
-    name: str
-    op: str
-    added: bool
-    latency_ms: float
-    share: float
-    nodes: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fbn_deploy.latency.profile import Layer
 from fbn_deploy.report.amounts import digits, milliseconds, percent, plural
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
-from fbn_deploy.report.measured import Layer, Profile
+from fbn_deploy.report.measured import Profile
 from fbn_deploy.report.pieces import Bar, bars, folded, heading, not_done, note, text
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.stages import missing
