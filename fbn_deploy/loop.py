@@ -34,8 +34,9 @@ class Kept(Protocol):
     ended: bool
     """Whether the training is to end before its last step."""
 
-    def after(self, step: int) -> None:
-        """Told after every optimizer step; ``step`` of them are done."""
+    def after(self, step: int, loss: torch.Tensor) -> None:
+        """Told after every optimizer step; ``step`` of them are done, the last one's loss is
+        ``loss`` (a scalar that may still be computed: reading it waits for the device)."""
 
     def state(self) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
         """Everything, as tensors and as JSON."""
@@ -49,7 +50,7 @@ class Nothing:
 
     ended = False
 
-    def after(self, step: int) -> None:
+    def after(self, step: int, loss: torch.Tensor) -> None:
         pass
 
     def state(self) -> tuple[Mapping[str, torch.Tensor], dict[str, Any]]:
@@ -109,7 +110,7 @@ def run_loop(
             update()
             step += 1
             images_seen += len(images) * loop.job.size
-            loop.kept.after(step)
+            loop.kept.after(step, loss)
             now = time.monotonic()
             if step % 10 == 0 or step == loop.steps or step == first + 1:
                 value = _finite(float(loss), loop.title, step)

@@ -165,6 +165,7 @@ def trained(
     choices: dict[str, str] = CHAIN,
     accuracy: float = 0.9,
     validation: tuple[tuple[int, float], ...] = (),
+    losses: tuple[tuple[int, float], ...] = (),
     settings: dict[str, Any] | None = None,
 ) -> Path:
     """A run whose network is trained: a safetensors file without tensors."""
@@ -172,6 +173,7 @@ def trained(
         "architecture": choices,
         "retrain": settings or {"epochs": 5, "optimizer": "sgd", "seed": 3, "teacher": None},
         "results": {"accuracy": accuracy, "trivial": 0.1, "images": 200, "seconds": 60.0,
+                    "losses": [list(each) for each in losses],
                     "validation": [list(each) for each in validation],
                     "best_epoch": max(validation, key=lambda each: each[1])[0] if validation
                     else None},

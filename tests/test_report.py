@@ -161,21 +161,31 @@ def test_an_architecture_is_drawn_by_its_names(
 
 def test_a_curve_is_drawn_where_epochs_were_looked_at_and_only_there(tmp_path: Path) -> None:
     run = whole(tmp_path)
-    assert "No curve: this recipe keeps the last weights" in page(run).text
+    assert "No curve of accuracy: this recipe keeps the last weights" in page(run).text
     trained(run, validation=((1, 0.5), (2, 0.8), (3, 0.7)))
     text = page(run).text
     assert "the weights of epoch 2 were kept" in text
     assert "epoch 3: 70.00 %" in text
 
 
+def test_the_curve_of_losses_is_drawn_whatever_the_recipe_looks_at(tmp_path: Path) -> None:
+    run = trained(whole(tmp_path), losses=((1, 2.25), (2, 1.5)))
+    text = page(run).text
+    assert "epoch 2: 1.500" in text
+    assert "Training loss of each epoch" in text
+
+
 def test_a_training_that_was_stopped_says_where_it_stands(tmp_path: Path) -> None:
     run = searched(started(tmp_path))
-    about = {"step": 120, "seconds": 30.0, "kept": {"epochs": [[1, 0.5], [2, 0.6]]}}
+    kept = {"epochs": [[1, 0.5], [2, 0.6]], "losses": [[1, 3], [2, 2.5]]}
+    about = {"step": 120, "seconds": 30.0, "kept": kept}
     header = json.dumps({"__metadata__": {"about": json.dumps(about)}}).encode()
     checkpoint = len(header).to_bytes(8, "little") + header
     (run / "subnet.partial.safetensors").write_bytes(checkpoint)
     text = page(run).text
     assert "stands at step 120" in text
+    assert "epoch 1: 50.00 %" in text
+    assert "epoch 1: 3.000" in text
     assert f"fbn retrain {run}" in text
 
 

@@ -91,23 +91,24 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
 def test_a_training_that_broke_off_ends_bit_by_bit_like_an_unbroken_one(
     digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
 ) -> None:
-    whole, _ = trained(digits, tmp_path / "whole", **changes)
+    whole, of_whole = trained(digits, tmp_path / "whole", **changes)
     monkeypatch.setattr(loop, "SAVE_EVERY_S", -1.0)
     after = Course.after
     for broken_at in (1, 3, 8):
 
-        def breaks(course: Course, step: int, at: int = broken_at) -> None:
+        def breaks(course: Course, step: int, loss: torch.Tensor, at: int = broken_at) -> None:
             if step == at:
                 raise KeyboardInterrupt
-            after(course, step)
+            after(course, step, loss)
 
         monkeypatch.setattr(Course, "after", breaks)
         with pytest.raises(KeyboardInterrupt):
             trained(digits, tmp_path / "broken", **changes)
     monkeypatch.setattr(Course, "after", after)
     torch.manual_seed(123)  # whatever state the process is in
-    resumed, _ = trained(digits, tmp_path / "broken", **changes)
+    resumed, of_resumed = trained(digits, tmp_path / "broken", **changes)
     assert same_weights(whole, resumed)
+    assert of_resumed.losses == of_whole.losses
 
 
 KILLED = """
@@ -136,6 +137,25 @@ def test_a_killed_process_goes_on_bit_by_bit(digits: ImageData, tmp_path: Path) 
     assert not (tmp_path / "done").exists(), "It was done before it was killed."
     resumed, _ = trained(digits, tmp_path, **EVERYTHING, epochs=4)
     assert same_weights(whole, resumed)
+
+
+def test_the_losses_of_an_epoch_are_averaged(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    after = Course.after
+
+    def noted(course: Course, step: int, loss: torch.Tensor) -> None:
+        seen.append(float(loss))
+        after(course, step, loss)
+
+    monkeypatch.setattr(Course, "after", noted)
+    _, found = trained(digits, tmp_path, epochs=1.5)
+    full = round(len(seen) / 1.5)
+    assert found.losses == (
+        (1, pytest.approx(sum(seen[:full]) / full)),
+        (2, pytest.approx(sum(seen[full:]) / (len(seen) - full))),
+    )
 
 
 def test_what_only_training_needs_is_gone_afterwards(digits: ImageData, tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def retrained_subnet(
         "trivial": trivial_accuracy(data, data.test),
         "images": len(data.test),
         "seconds": round(trained.seconds, 3),
+        "losses": [list(epoch) for epoch in trained.losses],
         "validation": [list(epoch) for epoch in trained.epochs],
         "best_epoch": trained.best_epoch,
     }

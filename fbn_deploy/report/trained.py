@@ -25,6 +25,8 @@ class Training:
     """What always naming the most frequent class reaches."""
     images: int
     seconds: float | None
+    losses: tuple[tuple[int, float], ...]
+    """Epoch → mean training loss, in nats; empty in files from before it was kept."""
     validation: tuple[tuple[int, float], ...]
     """Epoch → validation accuracy; empty where no epoch was looked at."""
     best_epoch: int | None
@@ -37,6 +39,7 @@ class Unfinished:
 
     step: int
     seconds: float | None
+    losses: tuple[tuple[int, float], ...]
     validation: tuple[tuple[int, float], ...]
 
 
@@ -50,6 +53,7 @@ def read_training(path: Path) -> Training:
         trivial=results.share("trivial"),
         images=results.count("images"),
         seconds=results.number_or_none("seconds"),
+        losses=results.pairs("losses"),
         validation=results.pairs("validation"),
         best_epoch=results.count_or_none("best_epoch"),
         settings=about.part("retrain").content,
@@ -62,6 +66,7 @@ def read_unfinished(path: Path) -> Unfinished:
     return Unfinished(
         step=about.count_or_none("step") or 0,
         seconds=about.number_or_none("seconds"),
+        losses=about.part("kept").pairs("losses"),
         validation=about.part("kept").pairs("epochs"),
     )
 

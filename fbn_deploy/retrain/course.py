@@ -1,10 +1,11 @@
-"""The course of a training: averaged weights, the best epoch, early stop, loss scaling.
+"""The course of a training: averaged weights, losses, the best epoch, early stop, loss scaling.
 
 It is what the loop keeps beside weights and optimizer; a resumed training gets it back exactly.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from fbn_deploy.distributed import Job
 from fbn_deploy.retrain.recipes import Recipe
 
 AVERAGE = "ema."
+SUMMED = "summed_loss"
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ class Course:
         self._accuracy, self._best_file, self._about = accuracy, best, about
         self._job = job
         self._average = _average(network, recipe.ema)
+        self._summed: torch.Tensor | None = None  # losses of the epoch that is going on,
+        self._summed_steps = 0  # and of how many of its steps
         self.epochs: list[Epoch] = []
+        self.losses: list[tuple[int, float]] = []
+        """Epoch → mean of its training losses, of the images that this process saw; without
+        epochs in which a step's gradients overflowed."""
         self.ended = False
 
     @property
@@ -63,12 +70,19 @@ class Course:
         """The network as it would be used now: the average, where one is kept."""
         return self._network if self._average is None else self._average.module
 
-    def after(self, step: int) -> None:
+    def after(self, step: int, loss: torch.Tensor) -> None:
         if self._average is not None:
             self._average.update(self._network, step=step)
-        ends_epoch = step % self._steps_per_epoch == 0 or step == self._steps
-        if self._recipe.keep == "best" and ends_epoch:
-            self._look(-(-step // self._steps_per_epoch))
+        self._summed = loss if self._summed is None else self._summed + loss
+        self._summed_steps += 1
+        number = -(-step // self._steps_per_epoch)
+        if step < self._steps and step % self._steps_per_epoch:
+            return
+        if math.isfinite(mean := float(self._summed) / self._summed_steps):
+            self.losses.append((number, mean))
+        self._summed, self._summed_steps = None, 0
+        if self._recipe.keep == "best":
+            self._look(number)
 
     def _look(self, number: int) -> None:
         before = self.best
@@ -85,18 +99,28 @@ class Course:
         averaged = {} if self._average is None else self._average.module.state_dict()
         notes: dict[str, Any] = {
             "epochs": [[epoch.number, epoch.accuracy] for epoch in self.epochs],
+            "losses": [list(each) for each in self.losses],
+            "summed_steps": self._summed_steps,
             "ended": self.ended,
         }
         if self._scaler.is_enabled():
             notes["scaler"] = self._scaler.state_dict()
-        return {AVERAGE + name: tensor for name, tensor in averaged.items()}, notes
+        tensors = {AVERAGE + name: tensor for name, tensor in averaged.items()}
+        return tensors if self._summed is None else {**tensors, SUMMED: self._summed}, notes
 
     def restore(self, tensors: Mapping[str, torch.Tensor], notes: Mapping[str, Any]) -> None:
+        own = dict(tensors)
+        summed = own.pop(SUMMED, None)
+        if summed is not None:
+            self._summed = summed.to(next(self._network.parameters()).device)
         if self._average is not None:
             self._average.module.load_state_dict(
-                {name.removeprefix(AVERAGE): tensor for name, tensor in tensors.items()}
+                {name.removeprefix(AVERAGE): tensor for name, tensor in own.items()}
             )
         self.epochs = [Epoch(number, accuracy) for number, accuracy in notes["epochs"]]
+        # Checkpoints of earlier versions have none.
+        self.losses = [(number, loss) for number, loss in notes.get("losses", [])]
+        self._summed_steps = notes.get("summed_steps", 0)
         self.ended = notes["ended"]
         if self._scaler.is_enabled():
             self._scaler.load_state_dict(notes["scaler"])

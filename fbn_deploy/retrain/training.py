@@ -52,9 +52,11 @@ class RetrainSettings:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training ended with. ``epochs`` are those at which validation was looked at."""
+    """What a training ended with. ``losses``: epoch → mean training loss, in nats; of several
+    processes those of the first. ``epochs`` are those at which validation was looked at."""
 
     seconds: float
+    losses: tuple[tuple[int, float], ...]
     epochs: tuple[tuple[int, float], ...]
     best_epoch: int | None
 
@@ -157,7 +159,8 @@ def retrain(
     remove_auxiliary(network)
     set_drop_path(network, 0.0)
     looked = tuple((epoch.number, epoch.accuracy) for epoch in course.epochs)
-    return Trained(seconds, looked, course.best.number if course.best else None)
+    losses = tuple(course.losses)
+    return Trained(seconds, losses, looked, course.best.number if course.best else None)
 
 
 def _update(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fbn_deploy.report.amounts import percent, plural, seconds
 from fbn_deploy.report.confidence import interval
@@ -36,8 +36,9 @@ def _trained(found: Training) -> Iterator[Child]:
         best = found.best_epoch
         yield curve(
             found.validation,
-            marked=best,
             title="Validation accuracy after each epoch",
+            is_share=True,
+            marked=best,
         )
         yield note(
             f"Validation accuracy after each epoch; the weights of epoch {best} were kept."
@@ -46,9 +47,10 @@ def _trained(found: Training) -> Iterator[Child]:
         )
     else:
         yield note(
-            "No curve: this recipe keeps the last weights and looks at no epoch in between ",
-            "(--set keep=best does).",
+            "No curve of accuracy: this recipe keeps the last weights and looks at no epoch in "
+            "between (--set keep=best does).",
         )
+    yield from _losses(found.losses)
     rows: list[tuple[Child, Child]] = [
         (name, shown(value)) for name, value in sorted(found.settings.items())
     ]
@@ -63,7 +65,16 @@ def _unfinished(run: Run) -> Iterator[Child]:
         f"A training was begun and stands at step {found.step:,} after {seconds(found.seconds)}."
     )
     if len(found.validation) > 1:
-        yield curve(found.validation, marked=None, title="Validation accuracy so far")
+        yield curve(found.validation, title="Validation accuracy so far", is_share=True)
+    yield from _losses(found.losses)
+
+
+def _losses(found: Sequence[tuple[int, float]]) -> Iterator[Child]:
+    if len(found) > 1:
+        yield curve(found, title="Training loss of each epoch")
+        yield note(
+            "Mean training loss of each epoch, in nats, of the images as the recipe changes them."
+        )
 
 
 def _images(run: Run) -> Iterator[Child]:
