@@ -54,6 +54,8 @@ FACTORS: dict[str, Setup] = {
     "1,500 steps, strict-fair": trained(300, sampler="fair"),  # 5 paths a step
     "1,500 steps, SGD 0.1": trained(1500, optimizer="sgd"),
     "1,500 steps, Adam 0.002": trained(1500, learning_rate=0.002),
+    "1,500 steps, batches of 256": trained(6000, batch_size=256),  # steps of 64 images: 4 each
+    "1,500 steps, with the classifier": trained(1500, train="bn+classifier"),
     "1,500 steps, all weights": trained(1500, train="all", learning_rate=0.002),
 }
 

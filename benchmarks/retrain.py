@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from fbn_deploy.retrain.recipes import recipe
 from fbn_deploy.retrain.training import RetrainSettings, retrain
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.supernet import build_supernet
+from fbn_deploy.targets._cpu import device_name
 
 RESOLUTION, BATCH, CLASSES = 32, 64, 10
 SPACES = {"mobilenet": {"width": 0.5, "depth": 2}, "nasbench201": {"cells": 1}}
@@ -164,7 +166,9 @@ def main() -> None:
         return score_here(said.score)
     rounds, steps, count = (1, 5, 16) if said.quick else (3, 40, 64)
     results: dict[str, Any] = {
-        "torch": torch.__version__, "cpu": platform.processor(), "threads": torch.get_num_threads(),
+        "torch": torch.__version__, "python": platform.python_version(),
+        "device": device_name(), "threads": torch.get_num_threads(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
         "batch": BATCH, "resolution": RESOLUTION, "rounds": rounds, "training": {},
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:

@@ -123,6 +123,30 @@ def test_no_epochs_leave_the_supernet_at_its_initialisation(tmp_path: Path) -> N
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_classifier_is_trained_beside_the_batchnorms_if_asked(tmp_path: Path) -> None:
+    supernet = build_supernet(definition("mobilenet", 16, SMALL["mobilenet"]), 10)
+    before = {name: value.clone() for name, value in supernet.network.named_parameters()}
+    train_supernet(
+        supernet,
+        load_data(None, resolution=16, seed=0),
+        SupernetSettings(epochs=0.2, batch_size=64, train="bn+classifier"),
+        checkpoint=tmp_path / "checkpoint.safetensors",
+        about={},
+        reporter=Silent(),
+    )
+    changed = {n for n, p in supernet.network.named_parameters() if not torch.equal(p, before[n])}
+    norms = {
+        f"{name}.{part}"
+        for name, module in supernet.network.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for part in ("weight", "bias")
+    }
+    assert {name for name in changed if name not in norms} == {
+        "classifier.weight", "classifier.bias",
+    }  # fmt: skip
+    assert changed & norms
+
+
 class Killed(Exception):
     """Stands for SIGKILL in a test."""
 

@@ -41,7 +41,9 @@ Strict = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything.", show_default="0")]
 Bn = Annotated[str | None, typer.Option("--bn", help="fair or conv-only.", show_default="fair")]
-TrainMode = Annotated[str | None, typer.Option("--train", help="bn or all.", show_default="bn")]
+TrainMode = Annotated[
+    str | None, typer.Option("--train", help="bn, bn+classifier or all.", show_default="bn")
+]
 Sampler = Annotated[
     str | None, typer.Option("--sampler", help="uniform or fair.", show_default="uniform")
 ]

@@ -13,20 +13,23 @@ from collections.abc import Sequence
 from fbn_deploy.indicators._candidate import Candidate, Setting
 from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._observation import ProbeBatches
-from fbn_deploy.indicators._protocol import indicator
+from fbn_deploy.indicators._protocol import Indicator, indicator
 from fbn_deploy.randomness import reproducible
 from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.supernet import Supernet
 
 
 class Scoring:
-    """``Scoring(supernet, probe, names)(architecture)`` → indicator → value.
+    """``Scoring(supernet, probe, asked)(architecture)`` → indicator → value.
 
-    Nothing is computed that none of ``names`` needs.
+    ``asked`` are names, or indicators that have no file. Nothing is computed that none of them
+    needs.
     """
 
-    def __init__(self, supernet: Supernet, probe: ProbeBatches, names: Sequence[str]) -> None:
-        self.indicators = [indicator(name) for name in names]
+    def __init__(
+        self, supernet: Supernet, probe: ProbeBatches, asked: Sequence[str | Indicator]
+    ) -> None:
+        self.indicators = [indicator(each) if isinstance(each, str) else each for each in asked]
         device = next(supernet.network.parameters()).device
         needs = frozenset[Need]().union(*(each.needs for each in self.indicators))
         self._setting = Setting(supernet, probe.to(device), needs)

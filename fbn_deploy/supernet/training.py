@@ -1,7 +1,8 @@
 """Supernet training: single paths, and by default only the BatchNorms learn.
 
 FBN-NAS keeps every weight at its random initialisation and trains γ and β alone, which takes a
-fraction of the steps of full training; ``train="all"`` is the control.
+fraction of the steps of full training. ``train="bn+classifier"`` trains the classifier with them,
+``train="all"`` everything: the controls.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.loop import Loop, run_loop
 from fbn_deploy.progress import Reporter
-from fbn_deploy.supernet.choice import select_path
+from fbn_deploy.supernet.choice import choices, select_path
 from fbn_deploy.supernet.frozen import train_only_batchnorm
 from fbn_deploy.supernet.paths import sampler
 from fbn_deploy.supernet.schedule import learning_rate
 from fbn_deploy.supernet.supernet import Supernet
 
-TRAINED = ("bn", "all")
+TRAINED = ("bn", "bn+classifier", "all")
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters, rate: torch.optim.SGD(parameters, rate, momentum=0.9),
     "adam": torch.optim.Adam,
@@ -118,8 +119,10 @@ def train_supernet(
     """
     check(settings)
     network = supernet.network
-    if settings.train == "bn":
+    if settings.train != "all":
         train_only_batchnorm(network)
+    if settings.train == "bn+classifier":
+        _classifier(network).requires_grad_(True)
     network.train()
     shards = settings.shards or job.size
     if shards % job.size or settings.batch_size % shards:
@@ -180,6 +183,15 @@ def train_supernet(
         job=job,
     )
     return run_loop(loop, network, optimizer, reporter)
+
+
+def _classifier(network: nn.Module) -> nn.Module:
+    """The linear layer that is registered last, which is no candidate op."""
+    candidates = {op for choice in choices(network).values() for op in choice.modules()}
+    linear = [m for m in network.modules() if isinstance(m, nn.Linear) and m not in candidates]
+    if not linear:
+        raise FBNError("This network has no nn.Linear to train as its classifier; use --train bn.")
+    return linear[-1]
 
 
 def _added(

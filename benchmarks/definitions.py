@@ -1,0 +1,242 @@
+"""What each perspective's ranking owes to its definition: variants on the same networks.
+
+    python benchmarks/definitions.py --images CIFAR10 --tables DIR [--seeds 0,1,2] [--samples 300]
+
+The base of ``ablation.py`` (NAS-Bench-201, one cell a stage, 32 channels, 16 pixels, fair
+BatchNorm), untrained and after 1,500 steps, 8 batches of 64 images. Variants of γ/σ (how channels
+and BatchNorms combine, squares, whose σ), of Monte Carlo BatchNorm (T, what varies, what the
+variance is divided by), of ``cpi`` (how its parts' ranks combine, of how many images), and the mean
+of its ranks over three initialisations. Kendall τ with accuracies, and τ with multiply-adds held
+constant. Prints a table and writes ``results/definitions.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ablation import BASE, trained
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import rankdata
+from trained_tables import Places, Setup, machine, one_thread
+
+from fbn_deploy.files import read_json, write_json
+from fbn_deploy.indicators import (
+    Candidate,
+    Indicator,
+    Need,
+    Norm,
+    Scoring,
+    composite_rank,
+    indicators_of,
+    probe_batches,
+)
+from fbn_deploy.ranking import kendall, partial_kendall
+from fbn_deploy.space import Architecture
+
+BATCHES, FLOPS = 8, "flops"
+READ = frozenset({Need.BATCHES, Need.TRAINING})
+Reduced = Callable[[torch.Tensor], torch.Tensor]
+
+
+def ratio(channels: Reduced, norms: Reduced, *, of: Callable[[Norm], bool] = lambda _: True) -> Any:
+    """|γ|/σ, first over channels, then over the path's BatchNorms."""
+
+    def value(candidate: Candidate) -> float:
+        alive = [n for n in candidate.observation.norms if n.is_alive and of(n)]
+        found = [channels(n.gamma.abs() / n.sigma) for n in alive]
+        return float(norms(torch.stack(found))) if found else math.nan
+
+    return value
+
+
+def one_batch_ratio(candidate: Candidate) -> float:
+    """The default's medians, with σ of the first batch in place of the mean over all."""
+    setting = candidate.setting
+    first = replace(setting.probe, images=setting.probe.images[:1], labels=setting.probe.labels[:1])
+    alone = Candidate(replace(setting, probe=first), candidate.architecture)
+    value: float = ratio(torch.median, torch.median)(alone)
+    return value
+
+
+def spread(passes: int, read: Reduced, *, relative: bool = False) -> Callable[[Candidate], float]:
+    """Variance over the first ``passes`` of what is read of the anchors' logits; ``relative``: to
+    its variance over images."""
+
+    def value(candidate: Candidate) -> float:
+        observation = candidate.observation
+        seen = read(observation.logits[:passes, : observation.anchors].double())
+        between = seen.mean(0).var(0).mean() if relative else torch.ones(())
+        return float(seen.var(0).mean() / between)
+
+    return value
+
+
+def shared_information(candidate: Candidate) -> float:
+    """Entropy of the mean prediction less the mean entropy (BALD, Houlsby et al. 2011)."""
+    observation = candidate.observation
+    p = observation.logits[:, : observation.anchors].double().softmax(-1)
+
+    def entropy(of: torch.Tensor) -> torch.Tensor:
+        return -(of * of.clamp(min=1e-30).log()).sum(-1)
+
+    return float((entropy(p.mean(0)) - entropy(p).mean(0)).mean())
+
+
+def softmax(logits: torch.Tensor) -> torch.Tensor:
+    return logits.softmax(-1)
+
+
+def logits(of: torch.Tensor) -> torch.Tensor:
+    return of
+
+
+def ends_choice(norm: Norm) -> bool:
+    return norm.ends_choice
+
+
+VARIANTS: dict[str, tuple[Callable[[Candidate], float], bool]] = {
+    # name: (formula, whether more is better)
+    "γ/σ, medians (trainability)": (ratio(torch.median, torch.median), True),
+    "γ/σ, medians, σ of one batch": (one_batch_ratio, True),
+    "γ/σ, means": (ratio(torch.mean, torch.mean), True),
+    "γ²/σ², means": (ratio(lambda r: r.square().mean(), torch.mean), True),
+    "γ/σ, mean of channels, least BatchNorm": (ratio(torch.mean, torch.amin), True),
+    "γ/σ, median of channels, sum of BatchNorms": (ratio(torch.median, torch.sum), True),
+    "γ/σ, medians, ends of ops": (ratio(torch.median, torch.median, of=ends_choice), True),
+    "variance of softmax, T = 2": (spread(2, softmax), False),
+    "variance of softmax, T = 4 (uncertainty)": (spread(4, softmax), False),
+    "variance of softmax, T = 8": (spread(8, softmax), False),
+    "variance of softmax relative to images, T = 8": (spread(8, softmax, relative=True), False),
+    "variance of logits, T = 8": (spread(8, logits), False),
+    "variance of logits relative to images, T = 2": (spread(2, logits, relative=True), False),
+    "variance of logits relative to images, T = 8": (spread(8, logits, relative=True), False),
+    "shared information, T = 8": (shared_information, False),
+}
+INDICATORS = tuple(
+    Indicator(name, "", formula, better, READ) for name, (formula, better) in VARIANTS.items()
+)
+CPI = indicators_of("cpi")
+
+Ranks = NDArray[np.float64]
+COMBINED: dict[str, Callable[[Ranks, int], Ranks]] = {
+    "log": lambda ranks, m: -np.log((m + 1 - ranks) / m).sum(0),
+    "mean": lambda ranks, m: ranks.mean(0),
+    "worst": lambda ranks, m: ranks.max(0),
+    "best": lambda ranks, m: ranks.min(0),
+    "square": lambda ranks, m: np.square(ranks).sum(0),
+}
+
+
+def scored(
+    places: Places, setup: Setup, architectures: Sequence[Architecture], asked: Sequence[Any]
+) -> list[dict[str, float]]:
+    context, supernet = places.supernet(setup)
+    probe = probe_batches(
+        context.data, batches=setup.batches, batch_size=setup.batch_size, seed=setup.seed
+    )
+    scoring = Scoring(supernet, probe, asked)
+    return [scoring(each) for each in architectures]
+
+
+def cpi_variants(scores: Sequence[Mapping[str, float]]) -> dict[str, Ranks]:
+    """How good by every way to combine the ranks of ``cpi``'s parts."""
+    ranks = np.array([composite_rank(part, scores) for part in CPI])
+    combined = {name: -of(ranks, len(scores)) for name, of in COMBINED.items()}
+    return {f"ranks of cpi, {name}": quality for name, quality in combined.items()}
+
+
+def measured(places: Places, seed: int, samples: int) -> dict[str, dict[str, list[float | None]]]:
+    """State of the supernet → variant → [τ, τ with multiply-adds held constant]."""
+    found: dict[str, dict[str, list[float | None]]] = {}
+    for state, base in (("untrained", BASE), ("1,500 steps", trained(1500))):
+        setup = replace(base, seed=seed, batches=BATCHES)
+        _, supernet = places.supernet(setup)
+        rows = places.rows(setup.benchmark, supernet, samples, seed)
+        architectures = [row.architecture for row in rows]
+        scores = scored(places, setup, architectures, [*INDICATORS, *CPI, FLOPS])
+        quality = {
+            each.name: -np.array(_rank([s[each.name] for s in scores], each.higher_is_better))
+            for each in INDICATORS
+        }
+        quality |= cpi_variants(scores)
+        if state == "untrained":
+            for images in (16, 32, 128):
+                few = replace(setup, batches=1, batch_size=images)
+                quality[f"cpi of {images} images"] = -np.array(
+                    composite_rank("cpi", scored(places, few, architectures, CPI))
+                )
+            several = [
+                composite_rank(
+                    "cpi",
+                    scored(places, replace(setup, seed=seed + k, batches=1), architectures, CPI),
+                )
+                for k in range(3)
+            ]
+            quality["cpi, mean of three initialisations"] = -np.array(several).mean(0)
+        accuracies = [row.accuracy for row in rows]
+        flops = [s[FLOPS] for s in scores]
+        found[state] = {
+            name: [kendall(of, accuracies), partial_kendall(of, accuracies, flops)]
+            for name, of in quality.items()
+        }
+    return found
+
+
+def _rank(values: Sequence[float], higher_is_better: bool) -> Ranks:
+    signed = [-v if higher_is_better else v for v in values]
+    found: Ranks = rankdata([v if math.isfinite(v) else math.inf for v in signed])
+    return found
+
+
+def printed(seeds: Mapping[str, Any]) -> Table:
+    table = Table("definition", title="Kendall τ (multiply-adds held constant), mean over seeds")
+    states = ("untrained", "1,500 steps")
+    for state in states:
+        table.add_column(state)
+    names = dict.fromkeys(n for s in seeds.values() for state in states for n in s[state])
+    for name in names:
+        cells = []
+        for state in states:
+            pairs = [s[state][name] for s in seeds.values() if name in s[state]]
+            means = [
+                statistics.mean(values) if None not in values else None
+                for values in zip(*pairs, strict=True)
+            ]
+            cells.append(" ".join("–" if m is None else f"{m:.3f}" for m in means) or "–")
+        table.add_row(name, *cells)
+    return table
+
+
+def main() -> None:
+    """Runs the seeds in turn."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--tables", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--samples", type=int, default=300)
+    out = Path(__file__).parent / "results/definitions.json"
+    parser.add_argument("--out", type=Path, default=out)
+    given = parser.parse_args()
+    one_thread()
+    places = Places(given.images, given.tables, given.runs)
+    content = read_json(given.out) if given.out.exists() else {"schema": 1, "seeds": {}}
+    for seed in given.seeds.split(","):
+        content["seeds"][seed] = measured(places, int(seed), given.samples)
+        content |= {"machine": machine(), "samples": given.samples, "batches": BATCHES}
+        write_json(given.out, content)
+    Console(width=120).print(printed(content["seeds"]))
+
+
+if __name__ == "__main__":
+    main()
