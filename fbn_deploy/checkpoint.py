@@ -1,7 +1,8 @@
 """Weights and training state as safetensors: written whole or not at all, never a pickle.
 
 A checkpoint is a flat dict of tensors plus a JSON object that says what they belong to. Optimizer
-state is flattened to ``optimizer.<parameter name>.<key>``.
+state is flattened to ``optimizer.<parameter name>.<key>`` and, of a group of parameters,
+``optimizer_group.<number>.<key>``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.files import replacing
 
 OPTIMIZER = "optimizer."
+GROUP, GROUP_NUMBER = "optimizer_group.", "optimizer_group_number."  # tensors, and numbers
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> None:
@@ -78,8 +80,21 @@ def training_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     }
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
-            if value is not None:
+            if isinstance(value, torch.Tensor | int | float):
                 tensors[f"{OPTIMIZER}{names[parameter]}.{key}"] = torch.as_tensor(value)
+            elif value is not None:
+                raise FBNError(
+                    f"{type(optimizer).__name__} keeps a {type(value).__name__} for each weight, "
+                    "which checkpoints do not hold; choose another optimizer."
+                )
+    for number, group in enumerate(optimizer.param_groups):
+        for key, value in group.items():  # some count their steps there
+            if key in optimizer.defaults:
+                continue
+            if isinstance(value, torch.Tensor):
+                tensors[f"{GROUP}{number}.{key}"] = value
+            elif isinstance(value, int | float):
+                tensors[f"{GROUP_NUMBER}{number}.{key}"] = torch.tensor(value)
     return tensors
 
 
@@ -90,7 +105,9 @@ def restore_training(
     path: Path,
 ) -> None:
     """The inverse of ``training_state``: continues bit by bit where it was saved."""
-    weights = {name: t for name, t in tensors.items() if not name.startswith(OPTIMIZER)}
+    weights = {
+        n: t for n, t in tensors.items() if not n.startswith((OPTIMIZER, GROUP, GROUP_NUMBER))
+    }
     load_weights(network, weights, path)
     parameters = dict(network.named_parameters())
     for name, value in tensors.items():
@@ -101,3 +118,8 @@ def restore_training(
             optimizer.state[parameter][key] = (
                 torch.empty_like(parameter).copy_(value) if same else value
             )
+    for prefix in (GROUP, GROUP_NUMBER):
+        for name in (n for n in tensors if n.startswith(prefix)):
+            number, _, key = name.removeprefix(prefix).partition(".")
+            value = tensors[name]
+            optimizer.param_groups[int(number)][key] = value if prefix == GROUP else value.item()

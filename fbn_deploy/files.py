@@ -9,12 +9,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fbn_deploy.errors import FBNError
+
+_OWNER = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]  # no dot: they part a name
+_OLD_S = 86_400.0
 
 
 def cache_folder() -> Path:
@@ -37,7 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        prefix = f".{path.name}.{_OWNER}-{os.getpid()}."
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -59,10 +66,24 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Removes temporary files of ``replacing`` that a killed process left in ``directory``."""
+    """Removes temporary files of ``replacing`` that a killed process left in ``directory``: those
+    of processes of this machine that are gone, and any that are older than a day."""
     for leftover in directory.glob(".*.tmp"):
         with contextlib.suppress(OSError):
-            leftover.unlink()
+            owner, _, number = leftover.name.split(".")[-3].rpartition("-")
+            gone = owner == _OWNER and number.isdigit() and not _runs(int(number))
+            if gone or time.time() - leftover.stat().st_mtime > _OLD_S:
+                leftover.unlink()
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_bytes(path: Path, content: bytes) -> None:

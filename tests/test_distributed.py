@@ -186,20 +186,21 @@ def test_a_batch_that_cannot_be_divided_is_refused(digits: ImageData) -> None:
         train_batches(digits, digits.train, batch_size=32, seed=0, job=Job(0, 3))
 
 
+@pytest.mark.parametrize(("keep", "sync_bn"), [("best", True), ("best", False), ("last", False)])
 def test_two_processes_retrain_one_network_and_a_resumed_job_ends_alike(
-    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, sync_bn: bool
 ) -> None:
     network = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         nn.Linear(8, 10),
     )  # fmt: skip
-    chosen = recipe("quick", {"epochs": 0.3, "keep": "best", "ema": 0.9, "accumulate": 2})
+    chosen = recipe("quick", {"epochs": 0.3, "keep": keep, "ema": 0.9, "accumulate": 2})
 
     def trained(job: Job, folder: str, stop_after: int | None = None) -> dict[str, Any]:
         after = Course.after
 
-        def stops(course: Course, step: int) -> None:
-            after(course, step)
+        def stops(course: Course, step: int, loss: torch.Tensor) -> None:
+            after(course, step, loss)
             if step == stop_after:
                 raise KeyboardInterrupt
 
@@ -208,7 +209,7 @@ def test_two_processes_retrain_one_network_and_a_resumed_job_ends_alike(
         own = copy.deepcopy(network)
         with contextlib.suppress(KeyboardInterrupt):
             retrain(
-                own, digits, RetrainSettings(chosen, sync_bn=True), about={}, reporter=Silent(),
+                own, digits, RetrainSettings(chosen, sync_bn=sync_bn), about={}, reporter=Silent(),
                 checkpoint=tmp_path / folder / "p", best=tmp_path / folder / "b", job=job,
             )  # fmt: skip
         return {name: tensor.numpy() for name, tensor in own.state_dict().items()}

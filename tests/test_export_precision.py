@@ -12,15 +12,19 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from test_data_sources import write_images
+from torch import nn
 
 from fbn_deploy import summary
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.precision import sensitivity as sensitivities
 from fbn_deploy.export.precision.form import Form
+from fbn_deploy.export.verification import verify
 from fbn_deploy.pipeline import precision as stage
 from fbn_deploy.pipeline.context import Context, Given, open_run
-from fbn_deploy.pipeline.precision import PrecisionSettings, export_precision
+from fbn_deploy.pipeline.deploy import precision_form
+from fbn_deploy.pipeline.precision import PrecisionSettings, as_searched, export_precision
 from fbn_deploy.pipeline.retrain import load_subnet
 from fbn_deploy.progress import Silent
 from fbn_deploy.targets import Target, _cpu, form_for, ready_target, unsigned_activations
@@ -249,3 +253,37 @@ def _absurd(context: Context, only: str = "") -> Any:
     found = stage.stored_ranges(context, model, INT8)
     small = {name: amax / 1000 if only in ("", name) else amax for name, amax in found.amax.items()}
     return dataclasses.replace(found, amax=small)
+
+
+def test_a_file_is_written_for_the_budgets_targets_though_they_are_not_here() -> None:
+    here = [ready_target("onnxruntime-cpu")]
+    of_tensorrt = {"budgets": [{"target": "tensorrt"}, {"target": None}]}
+    assert not precision_form(of_tensorrt, "int8", here).unsigned
+    assert precision_form({"budgets": [{"target": None}]}, "int8", here).unsigned
+
+
+def test_layers_that_the_search_left_in_fp32_stay_there_unless_others_are_named() -> None:
+    searched = {"precision": "int8", "keep_fp32": ["*depthwise*"]}
+    assert as_searched(INT8, searched).keep_fp32 == ("*depthwise*",)
+    named = dataclasses.replace(INT8, keep_fp32=("stem",))
+    assert as_searched(named, searched) == named
+    assert as_searched(INT8, {"precision": "fp32", "keep_fp32": []}) == INT8
+    assert as_searched(PrecisionSettings("fp16"), searched).keep_fp32 == ()
+
+
+def test_a_network_that_answers_nan_is_not_verified(run: Path) -> None:
+    context = open_run(run, Given(), Silent(), create=False)
+    network, _ = load_subnet(context)
+    with torch.no_grad():
+        next(m for m in network.modules() if isinstance(m, nn.Linear)).bias[0] = torch.nan
+    with pytest.raises(FBNError, match="The trained network answers 359 of 359 images with NaN"):
+        verify(run / "model.onnx", network, context.data, context.data.test,
+               ready_target("onnxruntime-cpu"), batch=359)  # fmt: skip
+
+
+def test_a_refusal_in_16_bits_names_the_agreement(context: Context) -> None:
+    network, _ = load_subnet(context)
+    settings = PrecisionSettings("fp16", max_drop=100.0)
+    gate = stage._Gate(context, network, settings, [ready_target("onnxruntime-cpu")], Form("fp16"))
+    said = gate._refusal(Path("model.fp16.onnx"), [])
+    assert "an agreement of at least 99 %" in said

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,10 +31,25 @@ def test_an_error_while_writing_leaves_the_old_content_and_no_temporary_file(
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / ".value.json.abc.tmp").write_text("half of")
+    killed = "import os, sys\nfrom pathlib import Path\nfrom fbn_deploy.files import replacing\n"
+    killed += "with replacing(Path(sys.argv[1])) as t: t.write_text('half of'); os._exit(1)"
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "value.json")], check=False)
+    old = tmp_path / ".value.json.of_another_version.tmp"
+    old.write_text("half of")
+    os.utime(old, (0, 0))
     write_json(tmp_path / "value.json", [1])
+    assert len(list(tmp_path.iterdir())) == 3
     remove_leftovers(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["value.json"]
+
+
+def test_what_another_process_is_writing_stays(tmp_path: Path) -> None:
+    with replacing(tmp_path / "value.json") as temporary:
+        temporary.write_text("[1]")
+        (elsewhere := tmp_path / ".value.json.another_host-1.abc.tmp").write_text("half of")
+        remove_leftovers(tmp_path)
+    assert read_json(tmp_path / "value.json") == [1]
+    assert elsewhere.exists()
 
 
 def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:

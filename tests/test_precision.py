@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Sequence
@@ -208,6 +209,23 @@ def test_bias_correction_brings_the_mean_outputs_nearer() -> None:
         for choice in (False, True)
     )
     assert np.abs(corrected - expected).mean() < 0.7 * np.abs(plain - expected).mean()
+
+
+def test_bias_correction_behind_a_maxpool_takes_the_means_of_what_it_keeps() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 16, 1), nn.ReLU(), nn.MaxPool2d(3, 1), nn.Conv2d(16, 16, 1)]
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    model, x = onnx_from_module(nn.Sequential(*layers), 16), images(64)
+    found, expected = ranges_of(model, x), run(model, x).mean(axis=0)
+    pool = next(node for node in model.graph if node.op_type == "MaxPool")
+    source, kept = (found.means[value.name] for value in (pool.inputs[0], pool.outputs[0]))
+    assert min(np.subtract(kept, source)) > 0.3
+    of_source = dataclasses.replace(found, means={**found.means, pool.outputs[0].name: source})
+    right, wrong = (
+        run(quantized_int8(model, ranges, weight_levels=31), x).mean(axis=0)
+        for ranges in (found, of_source)
+    )
+    assert np.abs(right - expected).mean() < 0.5 * np.abs(wrong - expected).mean()
 
 
 def test_weight_scales_by_mse_are_never_worse_in_any_channel() -> None:

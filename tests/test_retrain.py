@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import subprocess
 import sys
 import time
@@ -17,17 +18,20 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from fbn_deploy import loop
-from fbn_deploy.checkpoint import save_tensors
+from fbn_deploy.checkpoint import save_tensors, training_state
 from fbn_deploy.data import ImageData, load_data
 from fbn_deploy.errors import FBNError
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.course import Course
-from fbn_deploy.retrain.growth import growing, takes_other_sizes
+from fbn_deploy.retrain.growth import growing, takes_sizes
+from fbn_deploy.retrain.network import subnet
 from fbn_deploy.retrain.objective import objective
 from fbn_deploy.retrain.recipes import RECIPES, Recipe, recipe
 from fbn_deploy.retrain.schedule import rate_setter
 from fbn_deploy.retrain.teacher import teacher
 from fbn_deploy.retrain.training import RetrainSettings, Trained, retrain
+from fbn_deploy.supernet.definition import definition
+from fbn_deploy.supernet.supernet import build_supernet
 
 CPU = torch.device("cpu")
 EVERYTHING = {"ema": 0.9, "accumulate": 2, "mixup": 0.4, "cutmix": 1.0, "cutout": 0.5,
@@ -86,6 +90,7 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
 @pytest.mark.parametrize(
     "changes",
     [EVERYTHING, {"optimizer": "adamw", "learning_rate": 0.001}, {"optimizer": "rmsproptf"},
+     {"optimizer": "adan", "learning_rate": 0.01}, {"optimizer": "lamb", "learning_rate": 0.01},
      {"precision": "bf16", "keep": "best", "epochs": 1.2, "ema": 0.9}],
 )  # fmt: skip
 def test_a_training_that_broke_off_ends_bit_by_bit_like_an_unbroken_one(
@@ -381,13 +386,46 @@ def test_images_grow_to_their_full_size_and_small_ones_keep_it() -> None:
 def test_a_network_of_one_input_size_is_told_from_one_of_any_and_left_as_it_was() -> None:
     images = torch.rand(2, 3, 96, 96)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 2))
-    assert not takes_other_sizes(flat, images, 64)
-    assert takes_other_sizes(flat, images, 96)
+    assert not takes_sizes(flat, images, {64, 96})
+    assert takes_sizes(flat, images, {96})
     any_size = Small()
     before = {name: tensor.clone() for name, tensor in any_size.state_dict().items()}
-    assert takes_other_sizes(any_size, images, 64)
+    assert takes_sizes(any_size, images, {64, 80, 96})
     assert any_size.training
     assert all(torch.equal(before[name], now) for name, now in any_size.state_dict().items())
+
+
+def test_an_auxiliary_classifier_that_runs_in_training_alone_is_tried_too() -> None:
+    found = definition("darts", 96, {"channels": 4, "cells": 3})
+    supernet = build_supernet(found, 10)
+    network = subnet(found, supernet.space.sample(random.Random(0)), 10, fair_bn=False, seed=0)
+    images = torch.rand(2, 3, 96, 96)
+    assert takes_sizes(network.train(), images, {64, 80})
+    network.add_auxiliary()
+    assert not takes_sizes(network, images, {64, 80})
+
+
+def test_a_teacher_of_one_input_size_keeps_the_images_at_it(tmp_path: Path) -> None:
+    data = load_data(resolution=96, seed=0)
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 10)).eval()
+    batch = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(flat, (torch.zeros(2, 3, 96, 96),), dynamic_shapes=batch)
+    torch.export.save(program, tmp_path / "t.pt2")
+    reporter = Saying()
+    chosen = recipe("quick", {"epochs": 0.1, "grow_from": 0.5})
+    retrain(
+        small(), data, RetrainSettings(chosen, teacher=str(tmp_path / "t.pt2")),
+        checkpoint=tmp_path / "partial", best=tmp_path / "best", about={}, reporter=reporter,
+    )  # fmt: skip
+    assert any("This teacher takes images of one size only" in text for text in reporter.said)
+
+
+def test_an_optimizer_whose_state_no_checkpoint_holds_is_refused() -> None:
+    network = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    optimizer.state[network.weight]["factors"] = [torch.ones(2)]
+    with pytest.raises(FBNError, match="SGD keeps a list for each weight"):
+        training_state(network, optimizer)
 
 
 class Saying(Silent):
@@ -408,7 +446,9 @@ def test_a_training_on_growing_images_sees_them_and_says_where_it_cannot(
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 10)) if flat else small()
     sizes: list[int] = []
     network.register_forward_pre_hook(
-        lambda module, given: sizes.append(given[0].shape[-1]) if module.training else None
+        lambda module, given: (
+            sizes.append(given[0].shape[-1]) if module is network and module.training else None
+        )
     )
     reporter = Saying()
     retrain(

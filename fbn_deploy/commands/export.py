@@ -19,10 +19,14 @@ def command(
 ) -> None:
     """Folds, writes model.onnx or model.PRECISION.onnx, verified on real images."""
     from fbn_deploy.files import read_json
-    from fbn_deploy.pipeline.deploy import precision_targets, verification_targets
+    from fbn_deploy.pipeline.deploy import (
+        precision_form,
+        precision_targets,
+        verification_targets,
+    )
     from fbn_deploy.pipeline.engine import EngineSettings, export_engine
     from fbn_deploy.pipeline.export import export_subnet
-    from fbn_deploy.pipeline.precision import export_precision
+    from fbn_deploy.pipeline.precision import as_searched, export_precision
     from fbn_deploy.pipeline.retrain import load_subnet
     from fbn_deploy.targets import form_for, ready_target, shifts_as_convolution
 
@@ -41,9 +45,14 @@ def command(
         content = export_subnet(context, network, chosen + others, as_convolution=form)
         text = f"Verified model in {model}"
     else:
+        precision = as_searched(precision, found["settings"])
         model = context.run.precision_model(precision.precision)
         targets = chosen or precision_targets(found, precision.precision)
-        written = form_for(precision.precision, [target] if target else [t.name for t in targets])
+        written = (
+            form_for(precision.precision, [target])
+            if target
+            else precision_form(found, precision.precision, targets)
+        )
         content = export_precision(context, network, precision, targets, written)
         text = summary.precision(content, context.run.path)
     if builder is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fbn_deploy.data import ImageData, Split, eval_batches
+from fbn_deploy.errors import FBNError
 from fbn_deploy.export.graph import INPUT, OUTPUT
 from fbn_deploy.targets import Target
 
@@ -78,6 +79,8 @@ def verify(
             padded[: len(images)] = images
             answer = session.run({INPUT: padded.contiguous().numpy()})[OUTPUT]
             found = torch.from_numpy(answer)[: len(images)]
+            _refuse_not_finite("The trained network", expected)
+            _refuse_not_finite(f"{model} on {target.name}", found)
             largest = max(largest, float(expected.abs().max()))
             difference = max(difference, float((expected - found).abs().max()))
             agreed += int((expected.argmax(1) == found.argmax(1)).sum())
@@ -91,3 +94,13 @@ def verify(
         accuracy_trained=right_network / len(split),
         accuracy_exported=right_model / len(split),
     )
+
+
+def _refuse_not_finite(what: str, logits: torch.Tensor) -> None:
+    """NaN would pass every comparison that follows."""
+    wrong = int((~logits.isfinite()).any(1).sum())
+    if wrong:
+        raise FBNError(
+            f"{what} answers {wrong} of {len(logits)} images with NaN or infinity: its numbers "
+            "overflow. Train it again with a lower learning rate, or export it in fp32 or bf16."
+        )

@@ -3,12 +3,13 @@ report of how it came about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.export.precision.form import Form
 from fbn_deploy.latency.profile import NetworkProfile
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.export import export_subnet
@@ -63,8 +64,7 @@ def deploy(
     lower = None
     if precision_settings is not None:
         targets = precision_targets(found, precision_settings.precision)
-        budgeted = {each.target for each in search_settings.budgets if each.target}
-        form = form_for(precision_settings.precision, budgeted or [t.name for t in targets])
+        form = precision_form(found, precision_settings.precision, targets)
         lower = export_precision(context, network, precision_settings, targets, form)
     measured = profile(context.run.path, precision=search_settings.precision)
     report = reported(context.run, context.reporter.say)
@@ -86,6 +86,13 @@ def precision_targets(found: dict[str, Any], precision: str) -> list[Target]:
     able = [t for t in targets() if precision in t.precisions and t.missing() is None]
     named = {budget["target"] for budget in found["budgets"]}
     return [target for target in able if target.name in named] or able
+
+
+def precision_form(found: dict[str, Any], precision: str, targets: Sequence[Target]) -> Form:
+    """How a file for the budgets' targets is written, be they here or not, as the search wrote its
+    candidates; without budgets of latency, for ``targets``."""
+    budgeted = {budget["target"] for budget in found["budgets"] if budget["target"]}
+    return form_for(precision, budgeted or [target.name for target in targets])
 
 
 def verification_targets(found: dict[str, Any]) -> list[Target]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,14 @@ class PrecisionSettings:
         if mistakes:
             raise FBNError("\n".join(mistakes))
         return self
+
+
+def as_searched(settings: PrecisionSettings, search: Mapping[str, Any]) -> PrecisionSettings:
+    """``settings`` with the layers in fp32 that the search of a run left there, if it was in the
+    same precision and nothing else is said: its latencies are of that file."""
+    kept = tuple(search.get("keep_fp32", ()))
+    same = settings.precision == search.get("precision")
+    return settings if settings.keep_fp32 or not same else replace(settings, keep_fp32=kept)
 
 
 def export_precision(
@@ -200,7 +208,8 @@ class _Gate:
                              + result.text())  # fmt: skip
             if failed := [result for result in results if not self._passes(result)]:
                 raise _Refused(self._refusal(path, failed))
-        speed = [_speed(path, fp32, settings.precision, target) for target in self.targets]
+            # Before the file has its name: what stands there until then goes with the old story.
+            speed = [_speed(temporary, fp32, settings.precision, t) for t in self.targets]
         for each in speed:
             if each["latency_ms"] > each["fp32_latency_ms"]:
                 reporter.say(_slower(settings.precision, each))
@@ -228,9 +237,12 @@ class _Gate:
         return near and drop <= self.settings.max_drop + 1e-9
 
     def _refusal(self, path: Path, failed: Sequence[Verification]) -> str:
+        limits = f"a top-1 drop of at most {self.settings.max_drop:g} points (--max-drop)"
+        if self.settings.precision != "int8":
+            limits += f" and an agreement of at least {100 * MIN_AGREEMENT:g} %"
         return (
-            f"{path} was not written: a top-1 drop of at most {self.settings.max_drop:g} points "
-            f"is allowed (--max-drop); {'; '.join(result.text() for result in failed)}."
+            f"{path} was not written: {limits} is allowed; "
+            f"{'; '.join(result.text() for result in failed)}."
         )
 
 

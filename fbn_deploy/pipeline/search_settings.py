@@ -71,6 +71,11 @@ class SearchSettings:
             raise unknown("precision", self.precision, PRECISIONS)
         if self.predictor not in PREDICTORS:
             raise unknown("latency predictor", self.predictor, PREDICTORS)
+        if self.keep_fp32 and self.latency_tables:
+            raise FBNError(
+                "--keep-fp32 and --latency-table do not go together: a bundle's blocks are in one "
+                "precision throughout. Leave one of them out."
+            )
         elsewhere = [LatencyTable.load(Path(path)).target for path in self.latency_tables]
         default = None
         if any(budget.kind == "latency" for budget in self.budgets):

@@ -86,6 +86,7 @@ class Course:
 
     def _look(self, number: int) -> None:
         before = self.best
+        self._job.share_(list(self.weights.buffers()))
         found = Epoch(number, self._accuracy(self.weights))
         self.epochs.append(found)
         if before is None or found.accuracy > before.accuracy:
@@ -126,14 +127,18 @@ class Course:
             self._scaler.load_state_dict(notes["scaler"])
 
     def result(self) -> dict[str, torch.Tensor]:
-        """The weights that the recipe keeps, on the CPU."""
+        """The weights that the recipe keeps, on the CPU: the first process's, whose running
+        statistics differ from those of the others unless BatchNorms are synchronised."""
         if self._recipe.keep == "best":
             shared = self._job.share_state(
                 load_tensors(self._best_file) if self._job.is_first else None
             )
             assert shared is not None, "A training that looks at every epoch has a best one."
             return shared[0]
-        return {name: tensor.cpu() for name, tensor in self.weights.state_dict().items()}
+        own = {name: tensor.cpu() for name, tensor in self.weights.state_dict().items()}
+        shared = self._job.share_state((own, {}))
+        assert shared is not None, "The first process has weights."
+        return shared[0]
 
 
 def _average(network: nn.Module, decay: float) -> Any:

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
+
+from fbn_deploy.randomness import states_kept
 
 SMALLEST = 64  # pixels; images of this size or less are never made smaller
 _MULTIPLE = 16
@@ -45,16 +47,18 @@ def resized(images: torch.Tensor, resolution: int) -> torch.Tensor:
     )
 
 
-def takes_other_sizes(network: nn.Module, images: torch.Tensor, resolution: int) -> bool:
-    """Whether ``network`` can pass ``images`` at ``resolution``: one that flattens its features
-    before a linear layer cannot. A copy of it is tried."""
-    if images.shape[-1] == resolution:
+def takes_sizes(network: nn.Module, images: torch.Tensor, resolutions: Iterable[int]) -> bool:
+    """Whether ``network`` can pass ``images`` at all of ``resolutions``: one that flattens its
+    features before a linear layer cannot. In training mode, in which alone an
+    auxiliary classifier runs, a copy of it is tried, since running statistics would change."""
+    others = sorted({each for each in resolutions if each != images.shape[-1]})
+    if not others:
         return True
-    trial = copy.deepcopy(network).eval()
-    smaller = resized(images, resolution)
+    trial = copy.deepcopy(network) if network.training else network
     try:
-        with torch.no_grad():
-            trial(smaller)
-    except RuntimeError:  # what PyTorch raises where shapes do not fit
+        with torch.no_grad(), states_kept():
+            for each in others:
+                trial(resized(images, each))
+    except Exception:  # PyTorch says RuntimeError where shapes do not fit, models what they like
         return False
     return True

@@ -35,6 +35,7 @@ class Teacher(nn.Module):
         self.network = network
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
+        self.training = False  # not by eval(), which exported networks refuse
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:

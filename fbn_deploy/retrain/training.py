@@ -21,12 +21,12 @@ from fbn_deploy.progress import Reporter
 from fbn_deploy.randomness import start_step, states_kept
 from fbn_deploy.retrain.course import Course
 from fbn_deploy.retrain.evaluation import accuracy
-from fbn_deploy.retrain.growth import growing, resized, takes_other_sizes, work
+from fbn_deploy.retrain.growth import growing, resized, takes_sizes, work
 from fbn_deploy.retrain.network import add_auxiliary, remove_auxiliary, set_drop_path
 from fbn_deploy.retrain.objective import mixing, objective
 from fbn_deploy.retrain.recipes import DEFAULT, Recipe, as_json
 from fbn_deploy.retrain.schedule import rate_setter
-from fbn_deploy.retrain.teacher import teacher
+from fbn_deploy.retrain.teacher import Teacher, teacher
 from fbn_deploy.retrain.transform import timm_transform
 from fbn_deploy.supernet.fairbn import keep_scales_positive
 from fbn_deploy.supernet.syncbn import plain_batchnorm, synchronise_batchnorm
@@ -106,7 +106,7 @@ def retrain(
         optimizer = _optimizer(network, chosen)
         parts = _parts(chosen, job)
         example = data.normalize(split.batch([0, 1])).to(device)
-        resolution = _resolution(network, example, chosen, steps, reporter)
+        resolution = _resolution(network, taught, example, chosen, steps, reporter)
         passes, gradients_stay = _distributed(network, device, example, settings.sync_bn, job)
         mix = mixing(chosen, len(data.classes))
 
@@ -233,14 +233,24 @@ def _optimizer(network: nn.Module, chosen: Recipe) -> torch.optim.Optimizer:
 
 
 def _resolution(
-    network: nn.Module, example: torch.Tensor, chosen: Recipe, steps: int, reporter: Reporter
+    network: nn.Module,
+    taught: Teacher | None,
+    example: torch.Tensor,
+    chosen: Recipe,
+    steps: int,
+    reporter: Reporter,
 ) -> Callable[[int], int]:
     """Step → resolution of its images."""
     full = example.shape[-1]
     resolution = growing(chosen.grow_from, full, steps)
-    if takes_other_sizes(network, example, resolution(0)):
+    sizes = {resolution(step) for step in range(steps)}
+    if not takes_sizes(network, example, sizes):
+        who = "This network"
+    elif taught is not None and not takes_sizes(taught, example, sizes):
+        who = "This teacher"
+    else:
         return resolution
-    reporter.say("This network takes images of one size only: grow_from is left out.")
+    reporter.say(f"{who} takes images of one size only: grow_from is left out.")
     return growing(1.0, full, steps)
 
 

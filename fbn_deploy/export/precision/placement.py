@@ -41,9 +41,20 @@ class Use:
 
 
 def activations(model: ir.Model, keep_fp32: Sequence[str] = ()) -> list[str]:
-    """Names of the tensors whose ranges ``quantized_int8`` needs, in the order of the graph."""
-    roots = [root(use.value) for use in uses(model.graph, keep_fp32)]
-    return list(dict.fromkeys(value.name for value in roots if value.name))
+    """Names of the tensors whose ranges or means ``quantized_int8`` needs, in the order of the
+    graph."""
+    found = uses(model.graph, keep_fp32)
+    seen = [
+        value
+        for use in found
+        for value in (root(use.value), *([mean_root(use.value)] if is_linear(use.node) else []))
+    ]
+    return list(dict.fromkeys(value.name for value in seen if value.name))
+
+
+def is_linear(node: ir.Node) -> bool:
+    """Whether INT8 weights make its bias worth a correction."""
+    return node.op_type in LINEAR and not node.domain
 
 
 def quantizable(model: ir.Model) -> list[str]:
@@ -75,6 +86,17 @@ def root(value: ir.Value) -> ir.Value:
     """The tensor whose values ``value`` shows."""
     producer = value.producer()
     while producer is not None and _is_view(producer):
+        source = producer.inputs[0]
+        assert source is not None, producer.name
+        value, producer = source, source.producer()
+    return value
+
+
+def mean_root(value: ir.Value) -> ir.Value:
+    """The tensor whose means by channel are those of ``value``: a MaxPool keeps the largest of its
+    source's values, so its range, and not its mean."""
+    producer = value.producer()
+    while producer is not None and _is_view(producer) and producer.op_type != "MaxPool":
         source = producer.inputs[0]
         assert source is not None, producer.name
         value, producer = source, source.producer()

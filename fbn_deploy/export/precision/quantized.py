@@ -27,6 +27,7 @@ from fbn_deploy.export.precision.placement import (
     LINEAR,
     Use,
     is_nonnegative,
+    mean_root,
     refuse_nothing,
     root,
     uses,
@@ -147,7 +148,7 @@ def _means(node: ir.Node, ranges: Ranges) -> Floats | None:
     """E[x] by input channel of a layer; None where it was not observed or has other channels."""
     value = node.inputs[0]
     assert value is not None, node.name
-    found = ranges.means.get(root(value).name or "")
+    found = ranges.means.get(mean_root(value).name or "")
     weight, _ = _weight(node)
     if node.op_type == "Conv":
         channels = weight.shape[1] * node.attributes.get_int("group", 1)
