@@ -169,3 +169,19 @@ def test_the_number_of_threads_is_given_back() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_eigenvalues_that_do_not_converge_in_single_precision_are_computed_in_double(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    expected = spectrum(features)
+    eigvalsh = torch.linalg.eigvalsh
+
+    def fails(matrix: torch.Tensor) -> torch.Tensor:
+        if matrix.dtype == torch.float32:
+            raise torch.linalg.LinAlgError("The algorithm failed to converge.")
+        return eigvalsh(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
+    torch.testing.assert_close(spectrum(features), expected, rtol=0, atol=1e-5)
