@@ -58,7 +58,7 @@ def _eigenvalues(samples: torch.Tensor) -> torch.Tensor | None:
         # not always converge where many channels are copies of each other.
         try:
             eigenvalues: torch.Tensor = torch.linalg.eigvalsh(correlation).double()
-        except torch.linalg.LinAlgError:
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             eigenvalues = torch.linalg.eigvalsh(correlation.double())
     return eigenvalues.clamp(min=0)
 
