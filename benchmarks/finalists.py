@@ -10,7 +10,8 @@ TX2 budget.
 Stated: table accuracy of the pick by ``cpi`` alone, by multiply-adds, by the loss of the trial
 alone, by both ranks as a search picks, and the best there is; Kendall τ among the finalists;
 seconds. DIR holds ``nasbench201_cifar10.csv.gz``.
-Writes ``results/finalists.json``; seeds that are not run this time keep what stands there.
+Writes ``results/finalists.json``; seeds that are not run this time keep what stands there, and of a
+seed that is, trials that stand there are not repeated.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from rich.console import Console
 from rich.table import Table
 
 from fbn_deploy.data import load_data
-from fbn_deploy.data.dataset import ImageData
 from fbn_deploy.files import read_json, write_json
-from fbn_deploy.pipeline.finalists import FINALISTS, by_trial, number_tried
+from fbn_deploy.pipeline.finalists import FINALISTS, LEAST, by_trial, number_tried
 from fbn_deploy.ranking import expected_best, kendall
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
 from fbn_deploy.supernet.definition import definition
@@ -44,12 +44,23 @@ def ranked(given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
     return sorted(found, key=lambda each: each["ranks"]["cpi"])
 
 
-def tried(data: ImageData, cells: list[dict[str, Any]], count: int, seed: int) -> dict[str, Any]:
-    """Accuracies of every way to pick, for each budget, and what the trials took."""
+def known_losses(before: dict[str, Any]) -> dict[str, float]:
+    """Cell → loss of its trial, of an earlier run of the same seed."""
+    return {
+        each["text"]: each[LOSS] for pick in before.get("picks", []) for each in pick["finalists"]
+    }
+
+
+def tried(
+    images: str, cells: list[dict[str, Any]], count: int, seed: int, before: dict[str, Any]
+) -> dict[str, Any]:
+    """Accuracies of every way to pick, for each budget, and what the trials took, those of the
+    earlier run ``before`` included."""
+    data = load_data(images, resolution=32, seed=seed)
     space = definition("nasbench201", data.resolution)
     trial = Trial(space, data, TrialSettings(seed=seed))
     architectures = space.search_space(space.network(10, seed))
-    losses: dict[str, float] = {}
+    losses = known_losses(before)
     seconds: list[float] = []
     picks = []
     for budget_ms in BUDGETS_MS:
@@ -64,7 +75,10 @@ def tried(data: ImageData, cells: list[dict[str, Any]], count: int, seed: int) -
                 seconds.append(time.perf_counter() - started)
         accuracies = [each["accuracy"] for each in finalists]
         scores = [{"cpi": float(n), LOSS: losses[e["text"]]} for n, e in enumerate(finalists)]
-        places = by_trial(lambda all_scores: [each["cpi"] for each in all_scores])(scores)
+        by_cpi = [each["cpi"] for each in scores]
+        enough = len(scores) >= LEAST  # a search tries no fewer
+        by_both = by_trial(lambda all_scores: [each["cpi"] for each in all_scores])
+        places = by_both(scores) if enough else by_cpi
         quality = {
             "kendall_cpi": [-each["cpi"] for each in scores],
             "kendall_trial": [-each[LOSS] for each in scores],
@@ -86,7 +100,11 @@ def tried(data: ImageData, cells: list[dict[str, Any]], count: int, seed: int) -
                 ],
             }
         )
-    return {"picks": picks, "trials": len(seconds), "seconds_per_trial": statistics.median(seconds)}
+    return {
+        "picks": picks,
+        "trials": before.get("trials", 0) + len(seconds),
+        "seconds_per_trial": statistics.median(seconds) if seconds else before["seconds_per_trial"],
+    }
 
 
 def table_of(seeds: dict[str, Any]) -> Table:
@@ -113,9 +131,9 @@ def main() -> None:
     given = parser.parse_args()
     for seed in range(given.seeds) if given.only is None else [given.only]:
         cells = ranked(given, seed)
-        data = load_data(str(given.images), resolution=32, seed=seed)
-        found = tried(data, cells, given.finalists, seed)
         before = read_json(given.out) if given.out.exists() else {"seeds": {}}
+        earlier = before["seeds"].get(str(seed), {})
+        found = tried(str(given.images), cells, given.finalists, seed, earlier)
         entry = {"samples": given.samples, "machine": machine(torch.get_num_threads()), **found}
         seeds = {**before["seeds"], str(seed): entry}
         write_json(given.out, {**before, "schema": 1, "seeds": seeds})
