@@ -15,6 +15,9 @@ import json
 import statistics
 from pathlib import Path
 
+import torch
+from ranking import machine
+
 from fbn_deploy.bench.csvfile import read_csv
 from fbn_deploy.data import load_data
 from fbn_deploy.files import read_json, write_json
@@ -79,7 +82,8 @@ def main() -> None:
         )
     mean = statistics.mean(each["reached"] - each["table"] for each in results)
     print(f"Mean difference over {len(results)} cells: {mean:+.2f} points")
-    write_json(said.work / "results.json", json.loads(json.dumps({"mean": mean, "cells": results})))
+    content = {"machine": machine(torch.get_num_threads()), "mean": mean, "cells": results}
+    write_json(said.work / "results.json", json.loads(json.dumps(content)))
 
 
 if __name__ == "__main__":
