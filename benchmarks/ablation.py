@@ -10,7 +10,6 @@ that are not run keep what stands there.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ranking import arguments_parser
 from rich.console import Console
 from rich.table import Table
 from trained_tables import CELLS, SMALL, TRAINED_ON, Places, Setup, machine, one_thread
@@ -80,13 +80,10 @@ def printed(factors: Mapping[str, Any]) -> Table:
 
 def main() -> None:
     """Runs the factors in turn, all seeds of one before the next."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--tables", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser = arguments_parser(__doc__, "ablation.json")
+    parser.set_defaults(runs=Path("runs/ablation"))
     parser.add_argument("--only", action="append", choices=list(FACTORS))
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/ablation.json")
     given = parser.parse_args()
     one_thread()
     places = Places(given.images, given.tables, given.runs)

@@ -12,7 +12,6 @@ constant. Prints a table and writes ``results/definitions.json``.
 
 from __future__ import annotations
 
-import argparse
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -24,10 +23,10 @@ import numpy as np
 import torch
 from ablation import BASE, trained
 from numpy.typing import NDArray
+from ranking import arguments_parser
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import rankdata
-from trained_tables import Places, Setup, machine, one_thread
+from trained_tables import Places, Setup, machine, one_thread, scoring_of
 
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.indicators import (
@@ -35,11 +34,10 @@ from fbn_deploy.indicators import (
     Indicator,
     Need,
     Norm,
-    Scoring,
     composite_rank,
     indicators_of,
-    probe_batches,
 )
+from fbn_deploy.indicators._composite import COMBINED
 from fbn_deploy.ranking import kendall, partial_kendall
 from fbn_deploy.space import Architecture
 
@@ -128,31 +126,26 @@ INDICATORS = tuple(
 CPI = indicators_of("cpi")
 
 Ranks = NDArray[np.float64]
-COMBINED: dict[str, Callable[[Ranks, int], Ranks]] = {
-    "log": lambda ranks, m: -np.log((m + 1 - ranks) / m).sum(0),
-    "mean": lambda ranks, m: ranks.mean(0),
-    "worst": lambda ranks, m: ranks.max(0),
-    "best": lambda ranks, m: ranks.min(0),
-    "square": lambda ranks, m: np.square(ranks).sum(0),
+WAYS: dict[str, Callable[[Ranks], Ranks]] = {
+    **COMBINED,
+    "worst": lambda ranks: ranks.max(0),
+    "best": lambda ranks: ranks.min(0),
+    "square": lambda ranks: np.square(ranks).sum(0),
 }
 
 
 def scored(
     places: Places, setup: Setup, architectures: Sequence[Architecture], asked: Sequence[Any]
 ) -> list[dict[str, float]]:
-    context, supernet = places.supernet(setup)
-    probe = probe_batches(
-        context.data, batches=setup.batches, batch_size=setup.batch_size, seed=setup.seed
-    )
-    scoring = Scoring(supernet, probe, asked)
+    """What indicators say of ``architectures``."""
+    scoring = scoring_of(setup, *places.supernet(setup), asked)
     return [scoring(each) for each in architectures]
 
 
 def cpi_variants(scores: Sequence[Mapping[str, float]]) -> dict[str, Ranks]:
     """How good by every way to combine the ranks of ``cpi``'s parts."""
     ranks = np.array([composite_rank(part, scores) for part in CPI])
-    combined = {name: -of(ranks, len(scores)) for name, of in COMBINED.items()}
-    return {f"ranks of cpi, {name}": quality for name, quality in combined.items()}
+    return {f"ranks of cpi, {name}": -of(ranks) for name, of in WAYS.items()}
 
 
 def measured(places: Places, seed: int, samples: int) -> dict[str, dict[str, list[float | None]]]:
@@ -165,7 +158,7 @@ def measured(places: Places, seed: int, samples: int) -> dict[str, dict[str, lis
         architectures = [row.architecture for row in rows]
         scores = scored(places, setup, architectures, [*INDICATORS, *CPI, FLOPS])
         quality = {
-            each.name: -np.array(_rank([s[each.name] for s in scores], each.higher_is_better))
+            each.name: quality_of([s[each.name] for s in scores], each.higher_is_better)
             for each in INDICATORS
         }
         quality |= cpi_variants(scores)
@@ -192,10 +185,10 @@ def measured(places: Places, seed: int, samples: int) -> dict[str, dict[str, lis
     return found
 
 
-def _rank(values: Sequence[float], higher_is_better: bool) -> Ranks:
-    signed = [-v if higher_is_better else v for v in values]
-    found: Ranks = rankdata([v if math.isfinite(v) else math.inf for v in signed])
-    return found
+def quality_of(values: Sequence[float], higher_is_better: bool) -> Ranks:
+    """More is better; what is not finite is the worst."""
+    signed = np.array(values) if higher_is_better else -np.array(values)
+    return np.where(np.isfinite(signed), signed, -np.inf)
 
 
 def printed(seeds: Mapping[str, Any]) -> Table:
@@ -219,14 +212,10 @@ def printed(seeds: Mapping[str, Any]) -> Table:
 
 def main() -> None:
     """Runs the seeds in turn."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--tables", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser = arguments_parser(__doc__, "definitions.json")
+    parser.set_defaults(runs=Path("runs/ablation"))  # its supernets are here too
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--samples", type=int, default=300)
-    out = Path(__file__).parent / "results/definitions.json"
-    parser.add_argument("--out", type=Path, default=out)
     given = parser.parse_args()
     one_thread()
     places = Places(given.images, given.tables, given.runs)

@@ -11,7 +11,6 @@ a cell on one core). A run that was killed goes on when the same command is give
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
@@ -83,7 +82,7 @@ def main() -> None:
     mean = statistics.mean(each["reached"] - each["table"] for each in results)
     print(f"Mean difference over {len(results)} cells: {mean:+.2f} points")
     content = {"machine": machine(torch.get_num_threads()), "mean": mean, "cells": results}
-    write_json(said.work / "results.json", json.loads(json.dumps(content)))
+    write_json(said.work / "results.json", content)
 
 
 if __name__ == "__main__":

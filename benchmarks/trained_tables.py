@@ -14,7 +14,7 @@ import torch
 from fbn_deploy.bench.choose import chosen
 from fbn_deploy.bench.csvfile import read_csv
 from fbn_deploy.bench.trained import Trained, trained_table
-from fbn_deploy.indicators import Scoring, probe_batches
+from fbn_deploy.indicators import Indicator, Scoring, probe_batches
 from fbn_deploy.pipeline.context import Context, Given, open_run
 from fbn_deploy.pipeline.train import trained_supernet
 from fbn_deploy.progress import reporter
@@ -100,11 +100,18 @@ class Places:
         """Networks drawn by the setup's seed, and what indicators say of them."""
         context, supernet = self.supernet(setup)
         rows = self.rows(setup.benchmark, supernet, samples, setup.seed)
-        probe = probe_batches(
-            context.data, batches=setup.batches, batch_size=setup.batch_size, seed=setup.seed
-        )
-        scoring = Scoring(supernet, probe, names)
+        scoring = scoring_of(setup, context, supernet, names)
         return supernet, rows, [scoring(row.architecture) for row in rows]
+
+
+def scoring_of(
+    setup: Setup, context: Context, supernet: Supernet, asked: Sequence[str | Indicator]
+) -> Scoring:
+    """The indicators ``asked`` of a supernet on the setup's images."""
+    probe = probe_batches(
+        context.data, batches=setup.batches, batch_size=setup.batch_size, seed=setup.seed
+    )
+    return Scoring(supernet, probe, asked)
 
 
 def one_thread() -> None:

@@ -49,16 +49,16 @@ def resized(images: torch.Tensor, resolution: int) -> torch.Tensor:
 
 def takes_sizes(network: nn.Module, images: torch.Tensor, resolutions: Iterable[int]) -> bool:
     """Whether ``network`` can pass ``images`` at all of ``resolutions``: one that flattens its
-    features before a linear layer cannot. In training mode, in which alone an
-    auxiliary classifier runs, a copy of it is tried, since running statistics would change."""
+    features before a linear layer cannot. A copy of it is tried, in its mode: an auxiliary
+    classifier runs in training only."""
     others = sorted({each for each in resolutions if each != images.shape[-1]})
     if not others:
         return True
-    trial = copy.deepcopy(network) if network.training else network
+    trial = copy.deepcopy(network)
     try:
         with torch.no_grad(), states_kept():
             for each in others:
                 trial(resized(images, each))
-    except Exception:  # PyTorch says RuntimeError where shapes do not fit, models what they like
+    except (RuntimeError, AssertionError):  # PyTorch's, and those of timm and exported networks
         return False
     return True

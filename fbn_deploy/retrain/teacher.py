@@ -35,7 +35,6 @@ class Teacher(nn.Module):
         self.network = network
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
-        self.training = False  # not by eval(), which exported networks refuse
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:

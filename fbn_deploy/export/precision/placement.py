@@ -10,7 +10,7 @@ that the pair behind it changes nothing and runtimes may move it through.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -41,20 +41,12 @@ class Use:
 
 
 def activations(model: ir.Model, keep_fp32: Sequence[str] = ()) -> list[str]:
-    """Names of the tensors whose ranges or means ``quantized_int8`` needs, in the order of the
-    graph."""
+    """Names of the tensors whose ranges ``quantized_int8`` needs, in the order of the graph, and
+    of those more whose means it needs."""
     found = uses(model.graph, keep_fp32)
-    seen = [
-        value
-        for use in found
-        for value in (root(use.value), *([mean_root(use.value)] if is_linear(use.node) else []))
-    ]
-    return list(dict.fromkeys(value.name for value in seen if value.name))
-
-
-def is_linear(node: ir.Node) -> bool:
-    """Whether INT8 weights make its bias worth a correction."""
-    return node.op_type in LINEAR and not node.domain
+    ranged = [root(use.value) for use in found]
+    averaged = [mean_root(use.value) for use in found if use.node.op_type in LINEAR]
+    return list(dict.fromkeys(value.name for value in ranged + averaged if value.name))
 
 
 def quantizable(model: ir.Model) -> list[str]:
@@ -84,19 +76,19 @@ def uses(graph: ir.Graph, keep_fp32: Sequence[str]) -> list[Use]:
 
 def root(value: ir.Value) -> ir.Value:
     """The tensor whose values ``value`` shows."""
-    producer = value.producer()
-    while producer is not None and _is_view(producer):
-        source = producer.inputs[0]
-        assert source is not None, producer.name
-        value, producer = source, source.producer()
-    return value
+    return _source(value, VIEWS)
 
 
 def mean_root(value: ir.Value) -> ir.Value:
     """The tensor whose means by channel are those of ``value``: a MaxPool keeps the largest of its
     source's values, so its range, and not its mean."""
+    return _source(value, VIEWS - {"MaxPool"})
+
+
+def _source(value: ir.Value, through: Collection[str]) -> ir.Value:
+    """What ``value`` was before the operators ``through``."""
     producer = value.producer()
-    while producer is not None and _is_view(producer) and producer.op_type != "MaxPool":
+    while producer is not None and _is_view(producer) and producer.op_type in through:
         source = producer.inputs[0]
         assert source is not None, producer.name
         value, producer = source, source.producer()
