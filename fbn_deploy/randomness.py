@@ -36,10 +36,11 @@ def states_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reproducible(device: torch.device, seed: int) -> Iterator[None]:
-    """Gradients allowed, PyTorch's random numbers anew from ``seed``, deterministic kernels where
-    ``device`` has them; the caller's random state and settings are given back."""
+    """Gradients allowed, PyTorch's random numbers anew from ``seed``, deterministic kernels in
+    full single precision (no TF32) where ``device`` has them; the caller's random state and
+    settings are given back."""
     cudnn = torch.backends.cudnn
-    was = cudnn.deterministic, cudnn.benchmark
+    was = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
     devices = [device] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices),
@@ -49,8 +50,8 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        cudnn.deterministic, cudnn.benchmark = True, False
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, False
         try:
             yield
         finally:
-            cudnn.deterministic, cudnn.benchmark = was
+            cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = was

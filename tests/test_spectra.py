@@ -11,16 +11,23 @@ import torch
 from torch import nn
 
 from fbn_deploy.indicators import indicator
-from fbn_deploy.indicators._backward import backward_facts, backward_pass
-from fbn_deploy.indicators._spectra import gradient_spectrum, spectra_collected, spectrum
+from fbn_deploy.indicators._backward import arrived, backward_facts, backward_pass
+from fbn_deploy.indicators._spectra import (
+    correlations,
+    correlations_collected,
+    gradient_correlations,
+    spectra,
+)
 
 
 def spectrum_of(channels: torch.Tensor) -> torch.Tensor:
     """Of one BatchNorm that is given ``channels`` (C, N) at N single pixels."""
     norm = nn.BatchNorm2d(len(channels))
-    with spectra_collected([norm]) as found:
+    with correlations_collected([norm]) as found:
         norm(channels.T[:, :, None, None])
-    return found[norm]
+    (spectrum,) = spectra([found[norm]])
+    assert spectrum is not None
+    return spectrum
 
 
 def value(name: str, *spectra: list[float]) -> float:
@@ -50,9 +57,9 @@ def test_spectrum_is_that_of_the_channel_correlations(
 
 def test_a_batchnorm_that_does_not_vary_has_no_spectrum() -> None:
     norm = nn.BatchNorm2d(2)
-    with spectra_collected([norm]) as found:
+    with correlations_collected([norm]) as found:
         norm(torch.zeros(4, 2, 3, 3))
-    assert not found
+    assert spectra([found[norm]]) == [None]
 
 
 def test_conditioning_is_the_mean_of_means_of_logarithms() -> None:
@@ -74,7 +81,9 @@ def test_effective_rank_is_a_share_of_the_channels() -> None:
 
 def at_gradients(name: str, *gradients: tuple[torch.Tensor | None, bool]) -> float:
     norms = [
-        SimpleNamespace(gradients=None if g is None else backward_facts(g), ends_choice=ends)
+        SimpleNamespace(
+            gradients=None if g is None else backward_facts([arrived(g)])[0], ends_choice=ends
+        )
         for g, ends in gradients
     ]
     candidate = SimpleNamespace(observation=SimpleNamespace(norms=norms))
@@ -96,7 +105,7 @@ def test_where_all_end_an_op_all_gradients_are_read() -> None:
 
 
 def test_the_size_of_gradients_is_no_matter() -> None:
-    small = gradient_spectrum(1e-6 * torch.stack([A, A + B]).T)
+    (small,) = spectra([gradient_correlations(1e-6 * torch.stack([A, A + B]).T)])
     assert small is not None
     assert small.tolist() == pytest.approx([1 - 0.5**0.5, 1 + 0.5**0.5], abs=1e-4)
 
@@ -165,7 +174,7 @@ def test_the_number_of_threads_is_given_back() -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert spectrum(torch.randn(64, 8, 4, 4)) is not None
+        assert spectra([correlations(torch.randn(64, 8, 4, 4))]) != [None]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -175,7 +184,7 @@ def test_eigenvalues_that_do_not_converge_in_single_precision_are_computed_in_do
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     features = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
-    expected = spectrum(features)
+    (expected,) = spectra([correlations(features)])
     eigvalsh = torch.linalg.eigvalsh
 
     def fails(matrix: torch.Tensor) -> torch.Tensor:
@@ -184,4 +193,16 @@ def test_eigenvalues_that_do_not_converge_in_single_precision_are_computed_in_do
         return eigvalsh(matrix)
 
     monkeypatch.setattr(torch.linalg, "eigvalsh", fails)
-    torch.testing.assert_close(spectrum(features), expected, rtol=0, atol=1e-5)
+    (found,) = spectra([correlations(features)])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_spectra_of_many_are_those_of_each() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(64, width, 4, 4, generator=generator) for width in (8, 300, 8, 3)]
+    features[2].zero_()
+    features[3][0, 0, 0, 0] = torch.nan
+    together = spectra([correlations(each) for each in features])
+    assert [None if each is None else len(each) for each in together] == [8, 150, None, None]
+    for each, of in zip(features[:2], together, strict=False):
+        torch.testing.assert_close(spectra([correlations(each)])[0], of, rtol=0, atol=0)

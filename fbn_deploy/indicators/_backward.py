@@ -1,20 +1,21 @@
 """What a backward pass brings to the BatchNorms: facts of the loss's gradients at their outputs.
 
-The gradients of a path are as large as its activations, so none is kept: as one arrives, all that
-indicators read of it is computed. No gradient of a weight is, and none before the first BatchNorm.
+The gradients of a path are as large as its activations, so none is kept: as one arrives, it is
+reduced to what indicators read of it. No gradient of a weight is computed, and none before the
+first BatchNorm.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from fbn_deploy.indicators._spectra import gradient_spectrum
+from fbn_deploy.indicators._spectra import Correlations, fetched, gradient_correlations, spectra
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,42 @@ class BackwardFacts:
     """Its sums over positions, (B, C)."""
 
 
-def backward_facts(gradient: torch.Tensor) -> BackwardFacts:
-    """The facts of one gradient, (B, C, …)."""
+@dataclass(frozen=True)
+class Arrived:
+    """What is kept of ∂L/∂y as it arrives, where it arrives."""
+
+    correlations: Correlations
+    per_image: torch.Tensor
+
+
+def arrived(gradient: torch.Tensor) -> Arrived:
+    """Of one gradient, (B, C, …)."""
     per_image = gradient.flatten(2).sum(2) if gradient.dim() > 2 else gradient.clone()
-    return BackwardFacts(gradient_spectrum(gradient), per_image)
+    return Arrived(gradient_correlations(gradient), per_image)
+
+
+def backward_facts(of: Sequence[Arrived]) -> list[BackwardFacts]:
+    """The facts of each, on the CPU."""
+    spectra_of = spectra([each.correlations for each in of])
+    sums = fetched([each.per_image for each in of])
+    return [BackwardFacts(*facts) for facts in zip(spectra_of, sums, strict=True)]
 
 
 def backward_pass(
     network: nn.Module, norms: Collection[nn.Module], images: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, dict[nn.Module, BackwardFacts]]:
-    """The logits of ``images``, and the facts at each of ``norms`` that they depend on.
+) -> tuple[torch.Tensor, dict[nn.Module, Arrived]]:
+    """The logits of ``images``, and what arrives at each of ``norms`` that they depend on.
 
     L is the cross-entropy summed over the images. Of a BatchNorm that runs more than once, the last
     run counts.
     """
-    facts: dict[nn.Module, BackwardFacts] = {}
+    found: dict[nn.Module, Arrived] = {}
     starts: list[torch.Tensor] = []
 
     def watch(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         def read(gradient: torch.Tensor | None) -> None:
-            if gradient is not None and module not in facts:  # the last run comes first
-                facts[module] = backward_facts(gradient)
+            if gradient is not None and module not in found:  # the last run comes first
+                found[module] = arrived(gradient)
 
         if not output.requires_grad:  # no BatchNorm before this one: the graph starts here
             starts.append(output.new_zeros(()).requires_grad_())
@@ -68,7 +84,7 @@ def backward_pass(
         if logits.requires_grad:
             loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
             torch.autograd.grad(loss, starts, allow_unused=True)
-    return logits.detach(), facts
+    return logits.detach(), found
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ the first batch, and leaves facts of them. No image is pushed through again for 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -18,10 +19,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fbn_deploy.data import ImageData, sample_indices
-from fbn_deploy.indicators._backward import BackwardFacts, backward_pass
+from fbn_deploy.indicators._backward import Arrived, BackwardFacts, backward_facts, backward_pass
 from fbn_deploy.indicators._codes import code_kernel_collected
 from fbn_deploy.indicators._needs import Need
-from fbn_deploy.indicators._spectra import spectra_collected
+from fbn_deploy.indicators._spectra import Correlations, correlations_collected, fetched, spectra
 from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.choice import active_modules, select_path
 from fbn_deploy.supernet.recalibration import fresh_statistics, statistics_kept
@@ -133,7 +134,7 @@ def observe(
     ):
         with (
             code_kernel_collected(active_modules(network) if Need.CODES in needs else ()) as kernel,
-            spectra_collected(norms if Need.SPECTRA in needs else ()) as eigenvalues,
+            correlations_collected(norms if Need.SPECTRA in needs else ()) as correlations,
         ):
             images, labels = probe.images[0], probe.labels[0]
             # A tensor made in inference mode takes part in no backward pass; its copy does.
@@ -145,7 +146,7 @@ def observe(
         logits = [first]
         if Need.BATCHES in needs:
             logits += [network(images) for images in probe.images[1:]]
-        found = tuple(_norm(bn, bn in ends, eigenvalues, gradients) for bn in norms)
+        found = _facts(norms, ends, correlations, gradients)
     return Observation(
         torch.stack(logits).float(),
         probe.labels[: len(logits)],
@@ -155,24 +156,28 @@ def observe(
     )
 
 
-def _norm(
-    bn: _BatchNorm,
-    ends_choice: bool,
-    spectra: dict[nn.Module, torch.Tensor],
-    gradients: dict[nn.Module, BackwardFacts],
-) -> Norm:
-    norm = Norm(
-        gamma=bn.weight.detach(),
-        beta=bn.bias.detach(),
-        mean=_copy(bn.running_mean),
-        var=_copy(bn.running_var),
-        eps=bn.eps,
-        ends_choice=ends_choice,
-        spectrum=spectra.get(bn),
-    )
-    return replace(norm, gradients=gradients.get(bn)) if norm.is_alive else norm
+def _facts(
+    norms: Sequence[_BatchNorm],
+    ends: Collection[nn.Module],
+    correlations: Mapping[nn.Module, Correlations],
+    gradients: Mapping[nn.Module, Arrived],
+) -> tuple[Norm, ...]:
+    """All that is known of ``norms``, on the CPU."""
+    spectrum = dict(zip(correlations, spectra(list(correlations.values())), strict=True))
+    backward = dict(zip(gradients, backward_facts(list(gradients.values())), strict=True))
+    parts = [_state(bn) for bn in norms]
+    states = iter(fetched([each for part in parts for each in part]))
+    found = []
+    for bn in norms:
+        gamma, beta, mean, var = itertools.islice(states, 4)
+        norm = Norm(gamma, beta, mean, var, bn.eps, bn in ends, spectrum.get(bn))
+        found.append(replace(norm, gradients=backward.get(bn)) if norm.is_alive else norm)
+    return tuple(found)
 
 
-def _copy(statistic: torch.Tensor | None) -> torch.Tensor:
-    assert statistic is not None, "A BatchNorm without running statistics."
-    return statistic.clone()
+def _state(bn: _BatchNorm) -> tuple[torch.Tensor, ...]:
+    """γ, β, mean and variance."""
+    mean, var = bn.running_mean, bn.running_var
+    assert mean is not None, "A BatchNorm without running statistics."
+    assert var is not None
+    return bn.weight.detach(), bn.bias.detach(), mean, var
