@@ -57,7 +57,7 @@ def test_deploy_ends_with_a_verified_model(tmp_path: Path, target: str) -> None:
     if problem := known[target].missing():
         pytest.skip(f"{target}: {problem}")
     done = fbn("deploy", *TINY, *QUICK, "--target", target, "--latency-budget", "50ms",
-               "--train", "bn", "--retrain-epochs", "1", "--run", str(tmp_path), "--json")  # fmt: skip
+               "--retrain-epochs", "1", "--run", str(tmp_path), "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
     assert all(each["passed"] for each in summary["verification"]["results"])

@@ -10,6 +10,7 @@ import pytest
 from fbn_deploy.latency import confirm
 from fbn_deploy.latency.cache import LatencyCache, default_cache_path, known_pace
 from fbn_deploy.latency.crowding import Pace
+from fbn_deploy.latency.machine import arithmetic_work
 from fbn_deploy.latency.meter import Confirmation, LatencyMeter
 from fbn_deploy.latency.network import network_from
 from fbn_deploy.latency.profile import profile_network
@@ -38,11 +39,20 @@ def record(
     reference_us: float = 30.0,
     slow_us: float | None = None,
     conditions: Conditions = CONDITIONS,
+    arithmetic: str | None = None,
     **timing: float | None,
 ) -> LatencyRecord:
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(Timing)), value_ms)
     numbers |= {"n": 10, "rounds": 5, "disturbed": (), "reference_us": reference_us} | timing
-    return LatencyRecord(conditions, Timing(**numbers), "2026-01-01T00:00:00+00:00", None, slow_us)
+    date = "2026-01-01T00:00:00+00:00"
+    return LatencyRecord(
+        conditions,
+        Timing(**numbers),
+        date,
+        None,
+        slow_us,
+        arithmetic=arithmetic or arithmetic_work(),
+    )
 
 
 def test_slow_is_the_19th_of_20_reference_times() -> None:
@@ -226,6 +236,16 @@ def test_the_cache_knows_the_best_pace_of_a_device(tmp_path: Path) -> None:
         cache.put(record(conditions=seen, best_arithmetic_us=a, best_reference_us=rho))
     assert cache.best_pace(CONDITIONS.device) == Pace(60.0, 41.0)
     assert cache.best_pace("another device") is None
+
+
+def test_the_pace_of_other_work_is_passed_over(tmp_path: Path) -> None:
+    """Another numpy multiplies faster: beside its time every round would look crowded."""
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    cache.put(record(best_arithmetic_us=20.0, best_reference_us=41.0, arithmetic="other work"))
+    assert cache.best_pace(CONDITIONS.device) is None
+    seen = dataclasses.replace(CONDITIONS, network="another")
+    cache.put(record(conditions=seen, best_arithmetic_us=60.0, best_reference_us=41.0))
+    assert cache.best_pace(CONDITIONS.device) == Pace(60.0, 41.0)
 
 
 def test_what_is_measured_without_a_cache_knows_the_pace_of_the_shared_one(

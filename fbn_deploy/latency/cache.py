@@ -19,6 +19,7 @@ from pathlib import Path
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import cache_folder
 from fbn_deploy.latency.crowding import Pace
+from fbn_deploy.latency.machine import arithmetic_work
 from fbn_deploy.latency.record import Conditions, LatencyRecord
 
 FILE = "latency.sqlite"
@@ -39,6 +40,7 @@ _PACE = """
 SELECT min(json_extract(record, '$.best_arithmetic_us')),
 min(json_extract(record, '$.best_reference_us'))
 FROM latency WHERE json_extract(record, '$.conditions.device') = ?
+AND json_extract(record, '$.arithmetic') = ?
 """
 
 
@@ -124,9 +126,12 @@ class LatencyCache:
             return [row[0] for row in database.execute(_REFERENCES, same)]
 
     def best_pace(self, device: str) -> Pace | None:
-        """The shortest times of both works (``crowding.py``) in all records of a device."""
+        """The shortest times of both works (``crowding.py``) in all records of a device, by the
+        arithmetic that is timed here."""
         with self._open() as database:
-            arithmetic_us, reference_us = database.execute(_PACE, (device,)).fetchone()
+            arithmetic_us, reference_us = database.execute(
+                _PACE, (device, arithmetic_work())
+            ).fetchone()
         return None if arithmetic_us is None else Pace(arithmetic_us, reference_us)
 
     def remove(self, records: list[LatencyRecord]) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fbn_deploy.errors import unknown
 from fbn_deploy.latency import confirm
 from fbn_deploy.latency.crowding import Pace, best_pace
-from fbn_deploy.latency.machine import allowed_cores
+from fbn_deploy.latency.machine import allowed_cores, arithmetic_work
 from fbn_deploy.latency.network import Network, network_from
 from fbn_deploy.latency.record import Conditions, LatencyRecord, conditions_of, utc_now
 from fbn_deploy.latency.slowdown import slow_reference_us, slowdown_of
@@ -228,7 +228,14 @@ class LatencyMeter:
             )
             clock_mhz = self.target.clock_mhz()
         self._count(start_s, timing)
-        return LatencyRecord(conditions, timing, utc_now(), clock_mhz, cores=allowed_cores())
+        return LatencyRecord(
+            conditions,
+            timing,
+            utc_now(),
+            clock_mhz,
+            cores=allowed_cores(),
+            arithmetic=arithmetic_work(),
+        )
 
     def _measured_elsewhere(
         self, network: Network, conditions: Conditions, protocol: TimingProtocol

@@ -109,6 +109,8 @@ class LatencyRecord:
     cores: tuple[int, ...] | None = None
     """The cores that the process was allowed to run on (its pinning); None where the system does
     not say. On a GPU target they only start the work."""
+    arithmetic: str | None = None
+    """The work that ``best_arithmetic_us`` is the time of; None in older records."""
 
     @property
     def value_ms(self) -> float:
@@ -136,6 +138,7 @@ class LatencyRecord:
             "clock_mhz": self.clock_mhz,
             "slow_reference_us": self.slow_reference_us,
             "cores": None if self.cores is None else list(self.cores),
+            "arithmetic": self.arithmetic,
             "conditions": self.conditions.as_json(),
         }
 
@@ -160,6 +163,7 @@ class LatencyRecord:
                 clock_mhz=value["clock_mhz"],
                 slow_reference_us=value.get("slow_reference_us"),  # nor do they have this
                 cores=None if cores is None else tuple(cores),
+                arithmetic=value.get("arithmetic"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FBNError(f"This is no latency record: {error!r} in its JSON.") from error

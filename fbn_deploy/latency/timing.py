@@ -55,7 +55,7 @@ _MAX_STEAL = 0.02
 _MAX_SPREAD = 0.05
 _MIN_RUNS_PER_ROUND = _MIN_ROUNDS = 3
 # Changes when the same runs would give another number.
-_METHOD = "waits and crowded rounds off, awake"
+_METHOD = "waits and crowded rounds off, awake, by products and exponentials"
 # A core that slept for 0.35 s needs 5 ms of work until arithmetic has its full speed (it begins
 # at 0.4 of it; medians of 60 pauses): what is read before that looks like a crowd.
 _WAKING_S = 0.02
