@@ -172,8 +172,10 @@ def test_an_inventory_of_another_space_is_told_apart(space: Cuttable) -> None:
 
     about = space.supernet.definition.as_json()
     inventory = Inventory(about, 10, 1, {}, (), {})
-    assert inventory.mismatch(about, 10, 1, "fp32") is None
-    assert "classes 10 there, 12 asked" in str(inventory.mismatch(about, 12, 1, "fp32"))
-    assert "precision fp32 there, int8 asked" in str(inventory.mismatch(about, 10, 1, "int8"))
+    assert inventory.mismatch(about, 10, 1, "fp32", "fair") is None
+    assert "classes 10 there, 12 asked" in str(inventory.mismatch(about, 12, 1, "fp32", "fair"))
+    other = inventory.mismatch(about, 10, 1, "int8", "conv-only")
+    assert "precision fp32 there, int8 asked" in str(other)
+    assert "bn fair there, conv-only asked" in str(other)
     with pytest.raises(FBNError, match="no inventory"):
         Inventory.from_json({"schema": 1})

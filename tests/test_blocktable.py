@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_slowdown import record
 
+from fbn_deploy.errors import FBNError
 from fbn_deploy.latency import meter as meters
 from fbn_deploy.latency.blocktable import measured_table
 from fbn_deploy.latency.cache import LatencyCache
@@ -52,15 +54,31 @@ def test_what_was_disturbed_is_measured_once_more(meter: LatencyMeter) -> None:
     table = measured_table(INVENTORY, network_of, meter, Silent())
     values = {name: each.value_ms for name, each in table.records.items()}
     assert values == {"calm": 1.0, "first": 2.0, "always": 1.0}
-    assert table.measurements == 3
+    assert table.measurements == 5
     assert [table.records[name].disturbed for name in GRAPHS] == [False, False, True]
 
 
-def test_a_second_table_takes_all_of_it_from_the_cache(meter: LatencyMeter) -> None:
+def test_a_second_table_takes_from_the_cache_what_was_not_disturbed(meter: LatencyMeter) -> None:
     first = measured_table(INVENTORY, network_of, meter, Silent())
     second = measured_table(INVENTORY, network_of, meter, Silent())
     assert second.records == first.records
-    assert second.measurements == 0
+    assert second.measurements == 1, "Only 'always' is tried again."
+    assert "1 of 3 stayed disturbed" in second.cost_text()
+
+
+def test_what_a_killed_table_left_disturbed_is_measured_again(meter: LatencyMeter) -> None:
+    assert meter.measure(network_of("first")).disturbed
+    table = measured_table(INVENTORY, network_of, meter, Silent())
+    assert not table.records["first"].disturbed
+
+
+def test_conditions_that_change_meanwhile_are_refused(
+    meter: LatencyMeter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = itertools.chain(["powersave"] * 2, itertools.repeat("performance"))
+    monkeypatch.setattr(type(meter.target), "power_state", lambda self: next(states))
+    with pytest.raises(FBNError, match="changed while blocks were measured"):
+        measured_table(INVENTORY, network_of, meter, Silent())
 
 
 def test_a_graph_with_two_names_has_one_record(meter: LatencyMeter) -> None:

@@ -348,3 +348,19 @@ def test_a_fresh_process_that_fails_hands_its_message_back(cache: LatencyCache) 
     meter = LatencyMeter(ready_target("onnxruntime-cpu"), batch=2, cache=cache)
     with pytest.raises(FBNError, match=r"fresh process: .*fixed batch of 1"):
         meter.confirm_in_fresh_process(relu_network([1, 2, 3, 4]), processes=1)
+
+
+def test_what_was_replaced_meanwhile_is_not_removed(tmp_path: Path) -> None:
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    noisy = cache.put(record(value_ms=2.0, disturbed=("noise",)))
+    calm = cache.put(record(value_ms=1.0))
+    assert cache.remove([noisy]) == 0
+    assert cache.get(calm.conditions) == calm
+    assert cache.remove([calm]) == 1
+
+
+def test_an_imported_record_takes_the_place_of_a_disturbed_one(tmp_path: Path) -> None:
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    cache.put(record(value_ms=2.0, disturbed=("noise",)))
+    assert cache.add([record(value_ms=1.0), record(value_ms=3.0)]) == 1
+    assert cache.get(record().conditions).value_ms == 1.0

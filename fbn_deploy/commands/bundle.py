@@ -21,6 +21,7 @@ def command(
     space_option: options.SpaceOption = None,
     classes: Annotated[int, typer.Option("--classes", help="Classes of the data.")] = 10,
     batch: options.Batch = 1,
+    bn: options.Bn = None,
     precision: options.DeployedPrecision = None,
     target: Annotated[
         str | None,
@@ -47,6 +48,7 @@ def command(
         batch,
         out,
         reporter(json_output),
+        bn=bn or "fair",
         probes=probes,
         precision=precision or "fp32",
         target=target,

@@ -17,6 +17,17 @@ app = typer.Typer(
 Target = Annotated[str | None, typer.Option("--target", help="Only this target's records.")]
 
 
+def _known(target: str | None) -> str | None:
+    """``target``; ``FBNError`` when no target has that name."""
+    from fbn_deploy.errors import unknown
+    from fbn_deploy.targets import targets
+
+    names = [each.name for each in targets()]
+    if target is not None and target not in names:
+        raise unknown("target", target, names)
+    return target
+
+
 @app.command("show")
 def show_(target: Target = None, json_output: Json = False) -> None:
     """Counts the records under each set of conditions."""
@@ -24,7 +35,7 @@ def show_(target: Target = None, json_output: Json = False) -> None:
     from fbn_deploy.latency.housekeeping import groups, groups_table
 
     cache = LatencyCache()
-    found = groups(cache.records(target))
+    found = groups(cache.records(_known(target)))
     value = {"cache": str(cache.path), "groups": [group.as_json() for group in found]}
     show(json_output, value, groups_table(cache.path, found))
 
@@ -33,7 +44,8 @@ def show_(target: Target = None, json_output: Json = False) -> None:
 def prune(
     target: Target = None,
     older_than: Annotated[
-        int | None, typer.Option("--older-than", help="Records older than so many days.")
+        int | None,
+        typer.Option("--older-than", min=0, max=36_500, help="Records older than so many days."),
     ] = None,
     other_conditions: Annotated[
         bool,
@@ -50,6 +62,7 @@ def prune(
     from fbn_deploy.latency.housekeeping import Wanted, chosen
 
     wanted = Wanted(target, older_than, other_conditions, disturbed, everything)
+    _known(target)
     cache = LatencyCache()
     removed = cache.remove(chosen(cache.records(), wanted))
     value = {"cache": str(cache.path), "removed": removed}
@@ -66,7 +79,7 @@ def export_(
     from fbn_deploy.latency.cache import LatencyCache
     from fbn_deploy.latency.housekeeping import write_records
 
-    count = write_records(out, LatencyCache().records(target))
+    count = write_records(out, LatencyCache().records(_known(target)))
     show(json_output, {"file": str(out), "records": count}, f"{out}: {count} records.")
 
 

@@ -14,8 +14,8 @@ from fbn_deploy.commands._shared import show
 def command(
     model: Annotated[Path, typer.Argument(help="Run directory or ONNX file.", metavar="RUN|ONNX")],
     target: TargetName = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="Threads.")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Images a run.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images a run.")] = None,
     precision: Annotated[
         str, typer.Option("--precision", help="A run's model of it; how to open a file.")
     ] = "fp32",
@@ -29,6 +29,7 @@ def command(
     json_output: Json = False,
 ) -> None:
     """Measures latency with its story, and by layer; or throughput."""
+    from fbn_deploy.files import write_json
     from fbn_deploy.latency.table import profile_table
     from fbn_deploy.pipeline import profile as stage
 
@@ -36,6 +37,8 @@ def command(
         rates = stage.throughput(
             model, target=target, threads=threads, batch=batch, precision=precision
         )
+        if out is not None:
+            write_json(out, rates.as_json())
         return show(json_output, rates.as_json(), rates.text())
     found = stage.profile(model, target=target, threads=threads, batch=batch, precision=precision)
     if out is not None:

@@ -36,7 +36,7 @@ class LatencyTable:
     inventory: Inventory
     records: Mapping[str, LatencyRecord]
     measurements: int
-    """How many of them were made for this table; the others were in the cache."""
+    """How many were made for this table, repeated ones included."""
     seconds: float
     """What those took, the opening of models included."""
 
@@ -64,11 +64,11 @@ class LatencyTable:
 
     def cost_text(self) -> str:
         """How many measurements it holds, and what they took."""
-        held = len(self.records)
+        disturbed = sum(record.disturbed for record in self.records.values())
         return (
             f"{len(self.inventory.blocks)} blocks and {len(self.inventory.probes)} whole networks "
-            f"on {self.target}: {self.measurements} of {held} measured now in "
-            f"{self.seconds:.0f} s, the others known"
+            f"on {self.target}: {self.measurements} measurements now in {self.seconds:.0f} s"
+            + (f"; {disturbed} of {len(self.records)} stayed disturbed" if disturbed else "")
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -144,8 +144,12 @@ def measured_table(
 ) -> LatencyTable:
     """Measures every graph of ``inventory`` under the meter's conditions, or finds it in its
     cache. ``network_of`` gives a graph by its name, and is asked only for those that are
-    measured. What was disturbed is measured a second time at the end, when the disturbance may
-    be over, unless it is found to go on. Raises ``FBNError`` when the meter has another batch."""
+    measured. What was disturbed, now or when it was stored, is measured once more at the end, when
+    the disturbance may be over, unless it is found to go on.
+
+    Raises ``FBNError`` when the meter has another batch, or when the device's conditions (its
+    power state) changed meanwhile.
+    """
     if meter.batch != inventory.batch:
         raise FBNError(
             f"These blocks have a fixed batch of {inventory.batch}; asked: {meter.batch}."
@@ -159,11 +163,10 @@ def measured_table(
         for number, (name, graph) in enumerate(graphs.items(), 1):
             known = meter.known(graph.hash, graph.inputs)
             records[name] = known or meter.measure(network_of(name))
-            if known is None and records[name].disturbed:
+            if records[name].disturbed:
                 disturbed.append(name)
             block = inventory.blocks.get(name)
             task.update(number, block.name if block else name)
-    made = meter.num_measured - measured
     if disturbed:
         with reporter.task(f"{title} again that were disturbed", len(disturbed), "graphs") as task:
             vain = 0
@@ -179,4 +182,11 @@ def measured_table(
             name: meter.known(graph.hash, graph.inputs) or records[name]
             for name, graph in graphs.items()
         }
+    if len({_shared_conditions(record) for record in records.values()}) > 1:
+        raise FBNError(
+            f"The conditions of {meter.target.name} (its power state, say) changed while blocks "
+            "were measured. Run the same command again: it measures what is missing under those "
+            "that hold then."
+        )
+    made = meter.num_measured - measured
     return LatencyTable(inventory, records, made, meter.seconds - seconds)

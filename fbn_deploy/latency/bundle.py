@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ from fbn_deploy.latency.network import Network
 SCHEMA = 1
 KIND = "fbn bundle"
 _MANIFEST = "manifest.json"
+# What reading a damaged archive raises; NotImplementedError is a RuntimeError.
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError, KeyError,
+)  # fmt: skip
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same bundle is the same file, whenever it was written
 
 
@@ -82,7 +87,7 @@ def read_bundle(path: Path) -> Bundle:
             manifest = _manifest(path, archive)
             inventory = Inventory.from_json(manifest["inventory"])
             _check(path, archive, manifest["files"], inventory)
-    except (zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+    except _DAMAGE as error:
         raise FBNError(
             f"{path} is no bundle, or it was damaged on its way ({error}). "
             "Copy it again, or make it again with fbn bundle."

@@ -36,6 +36,10 @@ SELECT json_extract(record, '$.reference_us') FROM latency WHERE target = ?
 AND json_extract(record, '$.conditions.device') = ?
 AND json_extract(record, '$.conditions.power') = ?
 """
+_DELETE = """
+DELETE FROM latency WHERE key = ? AND json_extract(record, '$.date') = ?
+AND json_extract(record, '$.value_ms') = ?
+"""
 _PACE = """
 SELECT min(json_extract(record, '$.best_arithmetic_us')),
 min(json_extract(record, '$.best_reference_us'))
@@ -90,26 +94,25 @@ class LatencyCache:
     def put(self, record: LatencyRecord) -> LatencyRecord:
         """Stores ``record`` and returns the one that is stored now: an older one stays, unless
         it was disturbed and this one is not."""
+        with self._writing() as database:
+            return self._put(database, record)
+
+    def _put(self, database: sqlite3.Connection, record: LatencyRecord) -> LatencyRecord:
         conditions = record.conditions
         text = json.dumps(record.as_json(), allow_nan=False)
         row = (conditions.key(), conditions.target, conditions.network, text)
-        with self._writing() as database:
-            found = database.execute(_SELECT, (row[0],)).fetchone()
-            stored = self._record(found[0]) if found else None
-            if stored is None or (stored.disturbed and not record.disturbed):
-                database.execute("INSERT OR REPLACE INTO latency VALUES (?, ?, ?, ?)", row)
-                stored = record
+        found = database.execute(_SELECT, (row[0],)).fetchone()
+        stored = self._record(found[0]) if found else None
+        if stored is None or (stored.disturbed and not record.disturbed):
+            database.execute("INSERT OR REPLACE INTO latency VALUES (?, ?, ?, ?)", row)
+            stored = record
         return stored
 
     def add(self, records: Iterable[LatencyRecord]) -> int:
-        """Stores all of ``records``, as ``put`` does, or none; how many were not there before."""
-        rows = [
-            (r.conditions.key(), r.conditions.target, r.conditions.network, json.dumps(r.as_json()))
-            for r in records
-        ]
+        """Stores all of ``records``, as ``put`` does, or none; how many are there now that were
+        not before."""
         with self._writing() as database:
-            statement = "INSERT OR IGNORE INTO latency VALUES (?, ?, ?, ?)"
-            return database.executemany(statement, rows).rowcount
+            return sum(self._put(database, record) is record for record in records)
 
     def records(self, target: str | None = None) -> list[LatencyRecord]:
         """Every record, or those of one target, oldest first."""
@@ -135,10 +138,10 @@ class LatencyCache:
         return None if arithmetic_us is None else Pace(arithmetic_us, reference_us)
 
     def remove(self, records: list[LatencyRecord]) -> int:
-        """Removes ``records``; the number that was there."""
-        keys = [(record.conditions.key(),) for record in records]
+        """Removes ``records``; the number that was there. One that was replaced meanwhile stays."""
+        rows = [(each.conditions.key(), each.date, each.value_ms) for each in records]
         with self._writing() as database:
-            return database.executemany("DELETE FROM latency WHERE key = ?", keys).rowcount
+            return database.executemany(_DELETE, rows).rowcount
 
     def _record(self, text: str) -> LatencyRecord:
         try:

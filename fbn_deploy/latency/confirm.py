@@ -72,7 +72,10 @@ def main(arguments: list[str]) -> int:
     from fbn_deploy.latency.meter import LatencyMeter
     from fbn_deploy.targets import ready_target
 
-    model, wanted, protocol, pace = arguments
+    path, wanted, protocol, pace = arguments
+    # What the parent had in memory stays out of the runtimes' caches of files.
+    handed_over = Path(path).parent == Path(wanted).parent
+    model = Path(path).read_bytes() if handed_over else Path(path)
     conditions = Conditions.from_json(json.loads(Path(wanted).read_text()))
     try:
         meter = LatencyMeter(
@@ -82,7 +85,7 @@ def main(arguments: list[str]) -> int:
             precision=conditions.precision,
             pace=Pace(*known) if (known := json.loads(pace)) else None,
         )
-        record = meter.measure(Path(model), protocol)
+        record = meter.measure(model, protocol)
     except FBNError as error:
         print(error, file=sys.stderr)
         return error.exit_code

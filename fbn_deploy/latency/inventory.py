@@ -51,6 +51,8 @@ class Inventory:
     precision: str = "fp32"
     unsigned: bool = False
     """Whether int8 activations are uint8."""
+    bn: str = "fair"
+    """Which ops of the supernet have BatchNorms: ``fair`` or ``conv-only``."""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +62,7 @@ class Inventory:
             "batch": self.batch,
             "precision": self.precision,
             "unsigned": self.unsigned,
+            "bn": self.bn,
             "blocks": [block.as_json() for _, block in sorted(self.blocks.items())],
             "probes": [
                 {"text": p.text, "flops": p.flops, "counts": dict(p.counts)} for p in self.probes
@@ -92,20 +95,23 @@ class Inventory:
                 },
                 precision=value.get("precision", "fp32"),  # older ones are
                 unsigned=value.get("unsigned", False),
+                bn=value.get("bn", "fair"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise FBNError(f"This is no inventory of blocks: {error!r} in its JSON.") from error
 
     def mismatch(
-        self, space: Mapping[str, Any], num_classes: int, batch: int, precision: str
+        self, space: Mapping[str, Any], num_classes: int, batch: int, precision: str, bn: str
     ) -> str | None:
         """How this differs from what is asked for, in words; None when it is the same."""
         asked = {**space, "classes": num_classes, "batch": batch, "precision": precision}
+        asked["bn"] = bn
         here = {
             **self.space,
             "classes": self.num_classes,
             "batch": self.batch,
             "precision": self.precision,
+            "bn": self.bn,
         }
         differing = [
             f"{key} {here.get(key)} there, {asked.get(key)} asked"

@@ -116,10 +116,13 @@ def _median_us(work: Callable[[], object], runs: int) -> float:
 
 @functools.cache
 def arithmetic_work() -> str:
-    """What ``arithmetic_us`` is the time of; times of other work do not compare."""
+    """What ``arithmetic_us`` and ``reference_us`` are the times of; times of other work, or by
+    other libraries, do not compare."""
+    import ssl
+
     import numpy as np
 
-    return f"products, exponentials; numpy {np.__version__}"
+    return f"products, exponentials; numpy {np.__version__}, {ssl.OPENSSL_VERSION}"
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.machine import allowed_cores
 from fbn_deploy.latency.timing import Timing
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Conditions:
     """Input name → shape, with the batch filled in."""
     versions: Mapping[str, str]
     settings: Mapping[str, str]
+    """The runtime's; also ``cores`` where fewer are allowed to the process than it has threads."""
     power: str
     """Frequency governor or power limit; empty where the system does not say."""
     protocol: str
@@ -76,6 +78,7 @@ def conditions_of(
     process: int = 0,
 ) -> Conditions:
     """The conditions here and now on ``target``."""
+    cores = len(allowed_cores() or range(threads))
     return Conditions(
         target=target.name,
         device=target.device(),
@@ -85,7 +88,7 @@ def conditions_of(
         network=network,
         inputs=dict(inputs),
         versions=target.versions(),
-        settings=target.settings,
+        settings={**target.settings, **({"cores": str(cores)} if cores < threads else {})},
         power=target.power_state(),
         protocol=protocol.label,
         process=process,
@@ -110,7 +113,8 @@ class LatencyRecord:
     """The cores that the process was allowed to run on (its pinning); None where the system does
     not say. On a GPU target they only start the work."""
     arithmetic: str | None = None
-    """The work that ``best_arithmetic_us`` is the time of; None in older records."""
+    """The work that ``best_arithmetic_us`` and ``best_reference_us`` are the times of; None in
+    older records."""
 
     @property
     def value_ms(self) -> float:

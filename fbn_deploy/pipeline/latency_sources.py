@@ -61,7 +61,7 @@ def latency_sources(
 
 def _table(path: Path, settings: SearchSettings, supernet: Supernet) -> LatencyTable:
     space = supernet.definition.as_json()
-    asked = (space, supernet.num_classes, settings.batch, settings.precision)
+    asked = (space, supernet.num_classes, settings.batch, settings.precision, supernet.bn)
     return table_for(path, asked, settings.threads)
 
 
@@ -82,4 +82,11 @@ def _parts(
         return None  # no table pays, so the space need not be cut to find out
     parts = parts_of(supernet, coster.folded, settings.batch, context.reporter, form=coster.form)
     worth = settings.predictor == "table" or pays(len(parts.inventory.graphs), settings.candidates)
-    return parts if worth and len(parts.inventory.probes) >= MIN_PROBES else None
+    enough = len(parts.inventory.probes) >= MIN_PROBES
+    if settings.predictor == "table" and not enough:
+        raise FBNError(
+            f"The space {supernet.space.name} has only {len(parts.inventory.probes)} networks, and "
+            f"a predictor is fitted on {MIN_PROBES} at least. Leave --predictor table out; they "
+            "are measured whole."
+        )
+    return parts if worth and enough else None

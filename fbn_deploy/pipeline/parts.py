@@ -94,6 +94,7 @@ def parts_of(
         batch=batch,
         precision=form.precision,
         unsigned=form.unsigned,
+        bn=supernet.bn,
         blocks=blocks,
         probes=tuple(found),
         graphs=graphs,

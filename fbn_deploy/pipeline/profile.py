@@ -84,8 +84,19 @@ def _subject(model_or_run: Path, target: str | None, precision: str) -> _Subject
                 f"{path} has no {model.name} yet; run fbn retrain and fbn export{how} on it."
             )
         path = model
-        settings = read_json(run.search)["settings"] if run.search.exists() else {}
+        settings = _searched(run)
     return _Subject(path, run, _target(target, settings.get("target"), precision), settings)
+
+
+def _searched(run: RunDir) -> dict[str, Any]:
+    """The settings of the run's search, if there was one."""
+    if not run.search.exists():
+        return {}
+    content = read_json(run.search)
+    settings = content.get("settings") if isinstance(content, dict) else None
+    if not isinstance(settings, dict):
+        raise FBNError(f"{run.search} is no search result; move it away.")
+    return settings
 
 
 def _target(asked: str | None, searched: str | None, precision: str) -> Target:

@@ -42,6 +42,8 @@ class SearchSettings:
     ``auto``: what takes fewer measurements."""
     latency_tables: tuple[str, ...] = ()
     """Files that fbn measure wrote on devices; their targets are predicted and not measured."""
+    table_hashes: tuple[str, ...] = ()
+    """What was in them: a table that was measured again is another search."""
     finalists: int | None = None
     """So many of the best candidates, a tenth of all (rounded up) at most, are trained briefly and
     ordered anew (``finalists.py``); None: as many as the space affords."""
@@ -76,7 +78,13 @@ class SearchSettings:
                 "--keep-fp32 and --latency-table do not go together: a bundle's blocks are in one "
                 "precision throughout. Leave one of them out."
             )
-        elsewhere = [LatencyTable.load(Path(path)).target for path in self.latency_tables]
+        tables = {path: LatencyTable.load(Path(path)) for path in self.latency_tables}
+        elsewhere = [table.target for table in tables.values()]
+        if twice := {target for target in elsewhere if elsewhere.count(target) > 1}:
+            raise FBNError(
+                f"Two latency tables are of {', '.join(sorted(twice))}; a budget is held on one "
+                "device of that name. Leave one of them out."
+            )
         default = None
         if any(budget.kind == "latency" for budget in self.budgets):
             default = self.target or (
@@ -96,7 +104,8 @@ class SearchSettings:
             )
         algorithms.load(self.algorithm, self.candidates)
         indicators_of(self.indicator)
-        return SearchSettings(**{**vars(self), "budgets": budgets, "target": default})
+        hashes = tuple(table.as_json()["sha256"] for table in tables.values())
+        return replace(self, budgets=budgets, target=default, table_hashes=hashes)
 
     def form(self) -> Form:
         """How candidates are written: as the budgets' targets run them fastest; as bundles are
@@ -110,5 +119,6 @@ class SearchSettings:
             **asdict(self),
             "budgets": [budget.to_json() for budget in self.budgets],
             "latency_tables": list(self.latency_tables),
+            "table_hashes": list(self.table_hashes),
             "keep_fp32": list(self.keep_fp32),
         }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -172,8 +173,15 @@ class OrtSession:
         names = [output.name for output in self._ort.get_outputs()]
         return dict(zip(names, self._ort.run(names, feeds), strict=True))
 
-    def enqueue(self) -> None:
+    def enqueue(self) -> float | None:
+        if self._device == "cpu":
+            self._ort.run_with_iobinding(self._binding)
+            return None
+        # It returns when the device has finished. Told as the device's time, since crowds on the
+        # processor's cores and their speed are no matter there.
+        start_s = time.perf_counter()
         self._ort.run_with_iobinding(self._binding)
+        return (time.perf_counter() - start_s) * 1e3
 
     def layers(self, runs: int) -> list[LayerTime]:
         assert self._folder is not None, "layers are profiled in a session opened for profiling"
