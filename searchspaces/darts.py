@@ -41,6 +41,7 @@ OPS = (
     "dil_conv_3x3",
     "dil_conv_5x5",
 )
+PROXY = {"cells": 5, "channels": 16}
 CELLS = ("normal", "reduce")
 NODES = (2, 3, 4, 5)
 SLOTS = ("a", "b")

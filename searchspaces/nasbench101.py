@@ -36,6 +36,7 @@ from fbn_deploy.supernet.ops import ConvBN, Zero
 
 OPS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")  # in the benchmark's order
 INPUT, OUTPUT = 0, 6
+PROXY = {"channels": 32}
 INTERIOR = range(1, 6)
 EDGES = tuple(combinations(range(7), 2))  # row-major upper triangle
 MAX_EDGES = 9

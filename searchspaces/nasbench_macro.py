@@ -63,9 +63,12 @@ def text(architecture: Architecture) -> str:
 
 
 def parse(digits: str) -> dict[str, str]:
-    """Layer → op out of the benchmark's 8 digits."""
+    """Layer → op out of the benchmark's 8 digits. Zeros that a table of numbers has lost in front
+    are put back."""
     names = [name for stage in NAMES for name in stage]
     digits = digits.strip()
+    if digits.isdecimal() and digits == str(int(digits)):
+        digits = digits.zfill(len(names))
     if len(digits) != len(names) or set(digits) - set("012"):
         raise FBNError(
             f"Cannot read the NAS-Bench-Macro architecture {digits!r}; "

@@ -27,6 +27,7 @@ from fbn_deploy.pipeline.bench import bench
 from fbn_deploy.pipeline.context import Given, open_run
 from fbn_deploy.progress import Silent
 from fbn_deploy.space import Decision, SearchSpace
+from fbn_deploy.supernet import training
 from searchspaces import nasbench201
 
 CELLS = SearchSpace(
@@ -295,8 +296,8 @@ def test_a_bench_reports_what_its_rows_say(
             assert entry["accuracy"] is entry["best"] is entry["regret"] is None
     assert asked.plots is not None
     names = {path.name for path in asked.plots.iterdir()}
-    assert names == {"ranks.svg", "ranks.png", "seconds.svg", "seconds.png"}
-    assert (asked.plots / "ranks.svg").read_text().count("<svg") == 1
+    assert names == {"scores.svg", "scores.png", "seconds.svg", "seconds.png"}
+    assert (asked.plots / "scores.svg").read_text().count("<svg") == 1
 
 
 def test_the_same_run_again_scores_nothing_anew(
@@ -351,6 +352,42 @@ def test_an_indicator_that_is_right_has_tau_1_and_no_regret(done: Done, tmp_path
     assert result["kendall"] == pytest.approx(1)
     assert result["accuracy_of_pick"] == result["best_in_top10"] == right["best_accuracy"]
     assert entry["regret"] == 0
+
+
+def test_an_indicator_says_the_same_whatever_else_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "MIN_STEPS", 3)
+    monkeypatch.setattr(training, "MAX_STEPS", 3)
+    table, given = write(tmp_path / "t.csv", good_rows(10)), {"options": {"channels": 4}}
+    alone = tiny_bench(
+        tmp_path / "a", settings(table, indicators=("cpi", "naswot")), supernet=None, **given
+    )
+    beside = tiny_bench(
+        tmp_path / "b",
+        settings(table, indicators=("gamma", "cpi", "naswot")),
+        supernet=None,
+        **given,
+    )
+    for one, two in zip(alone["architectures"], beside["architectures"], strict=True):
+        assert one["ranks"] == {name: two["ranks"][name] for name in ("cpi", "naswot")}
+        assert one["values"] == {"naswot": two["values"]["naswot"]}
+    homes = {each["indicator"]: each for each in beside["results"]}
+    cells = {name: each["scored_in"]["options"]["cells"] for name, each in homes.items()}
+    assert cells == {"gamma": 5, "cpi": 1, "naswot": 5}
+    assert (homes["cpi"]["epochs"], homes["gamma"]["epochs"]) == (0, None)
+
+
+def test_a_supernet_from_a_file_that_is_not_trained_is_read_in_the_proxy(tmp_path: Path) -> None:
+    table, given = write(tmp_path / "t.csv", good_rows(10)), {"options": {"channels": 4}}
+    asked = settings(table, indicators=("cpi",))
+    first = tiny_bench(tmp_path / "a", asked, supernet=None, **given)
+    file = tmp_path / "a" / "supernet.safetensors"
+    asked = settings(table, indicators=("cpi",), supernet=file)
+    second = tiny_bench(tmp_path / "b", asked, supernet=None, **given)
+    assert second["results"][0]["scored_in"]["options"]["cells"] == 1
+    for one, two in zip(first["architectures"], second["architectures"], strict=True):
+        assert one["ranks"] == two["ranks"]
 
 
 def test_a_supernet_from_a_file_gives_the_scores_of_its_run(done: Done, tmp_path: Path) -> None:

@@ -94,6 +94,11 @@ def test_other_texts_are_refused_with_an_example(wrong: str) -> None:
         SPACE.parse(wrong)
 
 
+def test_zeros_that_a_column_of_numbers_lost_are_put_back() -> None:
+    assert SPACE.parse("1201201") == SPACE.parse("01201201")
+    assert SPACE.parse("0") == SPACE.parse("00000000")
+
+
 def test_moved_identities_give_the_same_function() -> None:
     """00|101|000 and 00|110|000: one block, after or before an identity."""
     one, two = SPACE.parse("00101000"), SPACE.parse("00110000")

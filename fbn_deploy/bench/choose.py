@@ -24,14 +24,14 @@ def chosen(
     listed: Sequence[str] | None = None,
     min_accuracy: float | None = None,
 ) -> tuple[list[Trained], dict[str, int]]:
-    """The networks to score, each once, and why others were skipped: reason → count.
+    """What to score, and why other rows were skipped: reason → count.
 
-    ``listed`` are texts of architectures, which all have to be in the table; without it, a sample
-    of at most ``samples`` is drawn from ``seed``. Raises ``FBNError`` for unknown architectures
-    and when fewer than ``LEAST`` are left.
+    ``listed`` are texts of architectures, which all have to be in the table and are scored one by
+    one; without it, a sample of at most ``samples`` networks, each once, is drawn from ``seed``.
+    Raises ``FBNError`` for unknown architectures and when fewer than ``LEAST`` are left.
     """
     found = list(table.rows) if listed is None else _found(table, space, listed)
-    once = distinct(found)
+    once = distinct(found) if listed is None else list({r.architecture: r for r in found}.values())
     good = [row for row in once if min_accuracy is None or row.accuracy >= min_accuracy]
     skipped = {
         **table.skipped,

@@ -13,11 +13,12 @@ from matplotlib.figure import Figure
 from fbn_deploy.files import replacing
 
 COLUMNS = 3
+LAST = 1e30  # stands for a value that is not finite
 
 
 def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
-    """Writes ``ranks`` and, where seconds were measured, ``seconds``; the paths written."""
-    figures = {"ranks": _ranks(content), "seconds": _seconds(content)}
+    """Writes ``scores`` and, where seconds were measured, ``seconds``; the paths written."""
+    figures = {"scores": _scores(content), "seconds": _seconds(content)}
     written = []
     for name, figure in figures.items():
         for kind in ("svg", "png") if figure is not None else ():
@@ -31,8 +32,9 @@ def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
     return written
 
 
-def _ranks(content: Mapping[str, Any]) -> Figure:
-    """A panel for each indicator: the rank it gave, 1 the best, against trained accuracy."""
+def _scores(content: Mapping[str, Any]) -> Figure:
+    """A panel for each indicator: its value against trained accuracy; of a composite, whose parts
+    have no common unit, the rank."""
     results, architectures = content["results"], content["architectures"]
     columns = min(COLUMNS, len(results))
     lines = math.ceil(len(results) / columns)
@@ -41,12 +43,18 @@ def _ranks(content: Mapping[str, Any]) -> Figure:
     accuracies = [each["accuracy"] for each in architectures]
     for panel, result in zip(panels, results, strict=False):
         name = result["indicator"]
-        panel.scatter([each["ranks"][name] for each in architectures], accuracies, s=6, alpha=0.6)
+        values = [each["values"].get(name) for each in architectures]
+        if is_composite := None in values:
+            values = [each["ranks"][name] for each in architectures]
+        shown = [value if abs(value) < LAST else math.nan for value in values]
+        panel.scatter(shown, accuracies, s=6, alpha=0.6)
         panel.set_title(f"{name}, τ {_text(result['kendall'])}", fontsize=9)
-        panel.invert_xaxis()
+        if is_composite:
+            panel.invert_xaxis()
+            panel.set_xlabel("rank (the best is on the right)", fontsize=8)
     for panel in panels[len(results) :]:
         panel.set_visible(False)
-    figure.supxlabel("rank (the best is on the right)", fontsize=9)
+    figure.supxlabel("value", fontsize=9)
     figure.supylabel(content["table"]["accuracy_column"], fontsize=9)
     return figure
 

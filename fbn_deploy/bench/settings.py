@@ -79,7 +79,11 @@ class BenchSettings:
     def _architecture(self, file: CsvFile) -> tuple[str, ...]:
         """The column of that name, or those that its commas part."""
         column = self.architecture_column
-        return (column,) if column in file.columns else tuple(column.split(","))
+        return (
+            (column,)
+            if column in file.columns
+            else tuple(name.strip() for name in column.split(","))
+        )
 
     def _mistakes(self) -> list[str]:
         mistakes = []

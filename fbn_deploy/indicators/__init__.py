@@ -6,6 +6,7 @@ from fbn_deploy.indicators._composite import (
     Composite,
     composite_rank,
     indicators_of,
+    needs_skeleton,
     needs_training,
 )
 from fbn_deploy.indicators._needs import Need
@@ -34,6 +35,7 @@ __all__ = [
     "indicator",
     "indicators",
     "indicators_of",
+    "needs_skeleton",
     "needs_training",
     "observe",
     "probe_batches",

@@ -107,6 +107,12 @@ def needs_training(names: Sequence[str]) -> bool:
     return any(Need.TRAINING in indicator(part).needs for part in parts)
 
 
+def needs_skeleton(names: Sequence[str]) -> bool:
+    """Whether one of them reads the bare network, which a proxy of the space is not."""
+    parts = {part for name in names for part in indicators_of(name)}
+    return any(Need.SKELETON in indicator(part).needs for part in parts)
+
+
 def composite_rank(name: str, scores: Sequence[Mapping[str, float]]) -> list[float]:
     """The rank of every candidate by the composite or indicator ``name``; lower is better."""
     of = composite(name)

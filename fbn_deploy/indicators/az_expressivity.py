@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fbn_deploy.indicators._blocks import entropies
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -16,5 +17,8 @@ def expressivity(candidate: Candidate) -> float:
 
 
 INDICATOR = Indicator(
-    "az-expressivity", "entropy of the features of all blocks (AZ-NAS)", expressivity
+    "az-expressivity",
+    "entropy of the features of all blocks (AZ-NAS)",
+    expressivity,
+    needs=frozenset({Need.SKELETON}),
 )

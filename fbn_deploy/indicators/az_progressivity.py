@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from fbn_deploy.indicators._blocks import entropies
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -19,5 +20,8 @@ def progressivity(candidate: Candidate) -> float:
 
 
 INDICATOR = Indicator(
-    "az-progressivity", "least growth of entropy between blocks (AZ-NAS)", progressivity
+    "az-progressivity",
+    "least growth of entropy between blocks (AZ-NAS)",
+    progressivity,
+    needs=frozenset({Need.SKELETON}),
 )

@@ -22,6 +22,7 @@ from torch import nn
 from fbn_deploy.indicators._blocks import block_features, channels_last
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._layers import gradients
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -60,5 +61,8 @@ def _on_grid(gradient: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
 
 
 INDICATOR = Indicator(
-    "az-trainability", "how well blocks keep the size of gradients (AZ-NAS)", trainability
+    "az-trainability",
+    "how well blocks keep the size of gradients (AZ-NAS)",
+    trainability,
+    needs=frozenset({Need.SKELETON}),
 )

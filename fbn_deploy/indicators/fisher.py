@@ -18,6 +18,7 @@ from torch import nn
 
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._layers import gradients, loss, weighted_layers
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -43,4 +44,6 @@ def _saliency(product: torch.Tensor) -> float:
     return float(spatial.sum(2).square().mean(0).sum() / 2)
 
 
-INDICATOR = Indicator("fisher", "sum of Fisher saliencies of all channels", fisher)
+INDICATOR = Indicator(
+    "fisher", "sum of Fisher saliencies of all channels", fisher, needs=frozenset({Need.SKELETON})
+)

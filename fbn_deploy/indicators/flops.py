@@ -6,6 +6,7 @@ One multiply-add is one FLOP.
 from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -14,4 +15,6 @@ def flops(candidate: Candidate) -> float:
     return float(candidate.flops)
 
 
-INDICATOR = Indicator("flops", "multiply-adds of the folded network", flops)
+INDICATOR = Indicator(
+    "flops", "multiply-adds of the folded network", flops, needs=frozenset({Need.SKELETON})
+)

@@ -12,10 +12,10 @@ from fbn_deploy.indicators._protocol import Indicator
 
 
 def gamma(candidate: Candidate) -> float:
-    """Σ over the chosen ops of mean |γ| of their last BatchNorm."""
-    return float(
-        sum(n.gamma.abs().mean().item() for n in candidate.observation.norms if n.ends_choice)
-    )
+    """Σ over the chosen ops of mean |γ| of their last BatchNorm; one whose output does not vary
+    (behind a zero op, say, or off every path) lets nothing through."""
+    norms = [n for n in candidate.observation.norms if n.ends_choice and n.is_alive]
+    return float(sum(n.gamma.abs().mean().item() for n in norms))
 
 
 INDICATOR = Indicator(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._layers import gradients, loss, weights
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -22,4 +23,9 @@ def grasp(candidate: Candidate) -> float:
     return -float(sum((a * b).sum().item() for a, b in zip(w, h, strict=True)))
 
 
-INDICATOR = Indicator("grasp", "how pruning changes the gradient flow (GraSP)", grasp)
+INDICATOR = Indicator(
+    "grasp",
+    "how pruning changes the gradient flow (GraSP)",
+    grasp,
+    needs=frozenset({Need.SKELETON}),
+)

@@ -12,6 +12,7 @@ import torch
 
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._layers import gradients
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 K = 1e-5
@@ -28,4 +29,9 @@ def jacob_cov(candidate: Candidate) -> float:
     return float(-((v + K).log() + 1 / (v + K)).sum())
 
 
-INDICATOR = Indicator("jacob-cov", "how little the images' Jacobians correlate", jacob_cov)
+INDICATOR = Indicator(
+    "jacob-cov",
+    "how little the images' Jacobians correlate",
+    jacob_cov,
+    needs=frozenset({Need.SKELETON}),
+)

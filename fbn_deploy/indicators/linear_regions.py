@@ -12,6 +12,7 @@ import torch
 
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._codes import activation_codes
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -23,4 +24,9 @@ def linear_regions(candidate: Candidate) -> float:
     return float(len(torch.unique(torch.cat(codes, 1), dim=0)))
 
 
-INDICATOR = Indicator("linear-regions", "distinct activation codes of the images", linear_regions)
+INDICATOR = Indicator(
+    "linear-regions",
+    "distinct activation codes of the images (of wide networks all)",
+    linear_regions,
+    needs=frozenset({Need.SKELETON}),
+)

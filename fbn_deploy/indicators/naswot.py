@@ -13,6 +13,7 @@ import torch
 
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._codes import activation_codes, code_kernel, log_determinant
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -25,5 +26,8 @@ def naswot(candidate: Candidate) -> float:
 
 
 INDICATOR = Indicator(
-    "naswot", "log-determinant of the kernel of activation codes, untrained (NASWOT)", naswot
+    "naswot",
+    "log-determinant of the kernel of activation codes, untrained (NASWOT)",
+    naswot,
+    needs=frozenset({Need.SKELETON}),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 IMAGES = 16
@@ -35,4 +36,5 @@ INDICATOR = Indicator(
     "condition number of the neural tangent kernel (TE-NAS)",
     ntk,
     higher_is_better=False,
+    needs=frozenset({Need.SKELETON}),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -11,4 +12,6 @@ def params(candidate: Candidate) -> float:
     return float(candidate.params)
 
 
-INDICATOR = Indicator("params", "parameters of the folded network", params)
+INDICATOR = Indicator(
+    "params", "parameters of the folded network", params, needs=frozenset({Need.SKELETON})
+)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._layers import gradients, loss, weights
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -19,4 +20,6 @@ def snip(candidate: Candidate) -> float:
     return float(sum((a * b).abs().sum().item() for a, b in zip(w, g, strict=True)))
 
 
-INDICATOR = Indicator("snip", "sum of |weight · gradient| (SNIP)", snip)
+INDICATOR = Indicator(
+    "snip", "sum of |weight · gradient| (SNIP)", snip, needs=frozenset({Need.SKELETON})
+)

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._codes import ACTIVATIONS
 from fbn_deploy.indicators._layers import gradients, weights
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 
@@ -45,4 +46,9 @@ def _linear(network: nn.Module) -> nn.Module:
     return network
 
 
-INDICATOR = Indicator("synflow", "log of the sum of synaptic saliencies (SynFlow)", synflow)
+INDICATOR = Indicator(
+    "synflow",
+    "log of the sum of synaptic saliencies (SynFlow)",
+    synflow,
+    needs=frozenset({Need.SKELETON}),
+)

@@ -16,6 +16,7 @@ import torch
 from fbn_deploy.errors import FBNError
 from fbn_deploy.indicators._candidate import Candidate
 from fbn_deploy.indicators._layers import gradients, loss, weights
+from fbn_deploy.indicators._needs import Need
 from fbn_deploy.indicators._protocol import Indicator
 
 BATCHES = 2  # as in the paper's experiments
@@ -41,4 +42,9 @@ def _inverse_variation(g: torch.Tensor) -> float:
     return float((g.abs().mean(0)[varies] / deviation[varies]).sum())
 
 
-INDICATOR = Indicator("zico", "inverse coefficient of variation of gradients (ZiCo)", zico)
+INDICATOR = Indicator(
+    "zico",
+    "inverse coefficient of variation of gradients (ZiCo)",
+    zico,
+    needs=frozenset({Need.SKELETON}),
+)

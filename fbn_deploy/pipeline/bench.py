@@ -5,18 +5,24 @@ from __future__ import annotations
 import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fbn_deploy import ranking
 from fbn_deploy.bench.choose import chosen
 from fbn_deploy.bench.settings import Asked
-from fbn_deploy.bench.trained import REASONS, Trained, trained_table
+from fbn_deploy.bench.trained import REASONS, trained_table
+from fbn_deploy.bench.trained import Trained as TrainedRow
 from fbn_deploy.files import write_json
-from fbn_deploy.indicators import composite_rank, needs_training
+from fbn_deploy.indicators import composite_rank, needs_skeleton, needs_training
 from fbn_deploy.pipeline.answers import LAST, scorers
 from fbn_deploy.pipeline.context import Context
-from fbn_deploy.pipeline.train import loaded_supernet, trained_supernet
+from fbn_deploy.pipeline.train import (
+    Trained,
+    loaded_supernet,
+    trained_supernet,
+    untrained_supernet,
+)
 from fbn_deploy.space import SearchSpace
 from fbn_deploy.supernet.costs import cost_table
 from fbn_deploy.supernet.supernet import Supernet
@@ -32,6 +38,8 @@ class Scored:
     name: str
     ranks: Sequence[float]
     """1 is the best."""
+    values: Sequence[Mapping[str, float]]
+    """Indicator → value; of a composite those of its parts."""
     seconds: Sequence[float]
     """For each architecture whose scoring was timed, in this process or an earlier one."""
     not_finite: int
@@ -51,13 +59,13 @@ def bench(context: Context, asked: Asked) -> dict[str, Any]:
     """
     settings, reporter = asked.settings, context.reporter
     untrained = context.supernet()
-    rows, skipped = _rows(asked, untrained.space, context.seed)
-    reporter.say(_said(asked, rows, skipped))
+    rows, skipped, first_unreadable = _rows(asked, untrained.space, context.seed)
+    reporter.say(_said(asked, rows, skipped, first_unreadable))
     costs = cost_table(untrained)
     flops = [costs.flops(row.architecture) for row in rows]
 
-    supernet, story, supernet_identity = _supernet(context, asked)
-    scored = _scored(context, asked, supernet, supernet_identity, rows)
+    homes, story = _homes(context, asked)
+    scored = _scored(context, asked, homes, rows)
     accuracies = [row.accuracy for row in rows]
     content = {
         "schema": SCHEMA,
@@ -78,16 +86,25 @@ def bench(context: Context, asked: Asked) -> dict[str, Any]:
         "samples": len(rows),
         "best_accuracy": max(accuracies),
         "skipped": skipped,
-        "results": [_result(each, accuracies, flops, context.seed) for each in scored],
+        "results": [
+            _result(each, accuracies, flops, context.seed) | homes[each.name].as_json()
+            for each in scored
+        ],
         "regret": _regrets(scored, rows, asked.limits_ms),
         "architectures": [
             {
                 "architecture": dict(row.architecture),
-                "text": supernet.space.text(row.architecture),
+                "text": untrained.space.text(row.architecture),
                 "accuracy": row.accuracy,
                 "flops": flops[number],
                 "latency_ms": row.latency_ms,
                 "ranks": {each.name: each.ranks[number] for each in scored},
+                "values": {
+                    indicator: value
+                    for each in scored
+                    for indicator, value in each.values[number].items()
+                    if len(each.values[number]) == 1
+                },
             }
             for number, row in enumerate(rows)
         ],
@@ -101,7 +118,10 @@ def bench(context: Context, asked: Asked) -> dict[str, Any]:
     return content
 
 
-def _rows(asked: Asked, space: SearchSpace, seed: int) -> tuple[list[Trained], dict[str, int]]:
+def _rows(
+    asked: Asked, space: SearchSpace, seed: int
+) -> tuple[list[TrainedRow], dict[str, int], str | None]:
+    """What is scored, the reasons why other rows are not, and why the first unreadable one is."""
     settings = asked.settings
     table = trained_table(
         asked.file,
@@ -110,7 +130,7 @@ def _rows(asked: Asked, space: SearchSpace, seed: int) -> tuple[list[Trained], d
         settings.accuracy_column,
         settings.latency_column,
     )
-    return chosen(
+    rows, skipped = chosen(
         table,
         space,
         samples=settings.samples,
@@ -118,31 +138,77 @@ def _rows(asked: Asked, space: SearchSpace, seed: int) -> tuple[list[Trained], d
         listed=asked.listed,
         min_accuracy=settings.min_accuracy,
     )
+    return rows, skipped, table.first_unreadable
 
 
-def _said(asked: Asked, rows: Sequence[Trained], skipped: Mapping[str, int]) -> str:
+def _said(
+    asked: Asked,
+    rows: Sequence[TrainedRow],
+    skipped: Mapping[str, int],
+    first_unreadable: str | None,
+) -> str:
     left_out = [f"{n} {REASONS[reason]}" for reason, n in skipped.items() if n]
     of = "listed" if asked.listed is not None else f"of {len(asked.file.rows)} rows"
     return (
         f"Table {asked.settings.table}: {len(rows)} architectures {of}; left out: "
         f"{'; '.join(left_out) or 'none'}"
+        + (f". The first unreadable row: {first_unreadable}" if first_unreadable else "")
     )
 
 
-def _supernet(context: Context, asked: Asked) -> tuple[Supernet, dict[str, Any], Any]:
-    """The supernet, its story for the report, and what identifies it in ``scores.jsonl``."""
+@dataclass(frozen=True)
+class _Home:
+    """Where an indicator or composite is read, and what identifies that in ``scores.jsonl``."""
+
+    supernet: Supernet
+    identity: Any
+    epochs: float | None
+    """Of the supernet's training; None stands for the default."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"scored_in": self.supernet.definition.as_json(), "epochs": self.epochs}
+
+
+def _homes(context: Context, asked: Asked) -> tuple[dict[str, _Home], dict[str, Any]]:
+    """The home of every name, and the story of the supernet for the report.
+
+    A name has the same home whatever else is asked for: the trained supernet if it reads what
+    training writes, or if epochs or a supernet were asked for; else the untrained one, in the
+    proxy of the space. What reads bare networks reads them in the space's own skeleton.
+    """
+    settings = asked.settings
+    main, identity, story = _main(context, asked)
+    untrained = main
+    if main.settings.epochs != 0:
+        untrained = untrained_supernet(context, main.supernet.seed)
+    explicit = settings.supernet is not None or context.supernet_settings.epochs is not None
+    homes: dict[str, _Home] = {}
+    small: Supernet | None = None
+    for name in settings.indicators:
+        if needs_skeleton([name]) or explicit or needs_training([name]):
+            base, of = main, identity
+        else:
+            base, of = untrained, untrained.settings.as_json()
+        if base.settings.epochs == 0 and not needs_skeleton([name]):
+            small = small or base.scored_in(context, proxy=settings.proxy)
+            homes[name] = _Home(small, of, 0)
+        else:
+            homes[name] = _Home(base.supernet, of, base.settings.epochs)
+    return homes, story
+
+
+def _main(context: Context, asked: Asked) -> tuple[Trained, Any, dict[str, Any]]:
+    """The supernet of the file that was given, or of this run, trained if a name reads that; what
+    identifies it, and its story."""
     file = asked.settings.supernet
     if file is None:
         trained = trained_supernet(context, needed=needs_training(asked.settings.indicators))
         settings = trained.settings.as_json()
-        supernet = trained.scored_in(context, proxy=asked.settings.proxy)
-        story = {
-            "settings": settings,
-            "bn": context.bn,
-            "seconds": trained.seconds,
-            "scored_in": supernet.definition.as_json(),
-        }
-        return supernet, story, settings
+        return (
+            trained,
+            settings,
+            {"settings": settings, "bn": context.bn, "seconds": trained.seconds},
+        )
     supernet, about = loaded_supernet(context, file)
     context.reporter.say(f"Supernet: {file}")
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -154,27 +220,28 @@ def _supernet(context: Context, asked: Asked) -> tuple[Supernet, dict[str, Any],
         "data": about.get("data"),
         "seconds": about.get("seconds"),
     }
-    return supernet, story, sha256
+    epochs = (about.get("supernet") or {}).get("epochs")
+    loaded = Trained(supernet, replace(context.supernet_settings, epochs=epochs), 0.0)
+    return loaded, sha256, story
 
 
 def _scored(
-    context: Context,
-    asked: Asked,
-    supernet: Supernet,
-    supernet_identity: Any,
-    rows: Sequence[Trained],
+    context: Context, asked: Asked, homes: Mapping[str, _Home], rows: Sequence[TrainedRow]
 ) -> list[Scored]:
     """Every architecture by every name, each name with passes of its own so that its seconds are
     what it costs alone. The names take turns, so that a slow moment of the machine is shared."""
     settings = asked.settings
-    each = scorers(
-        context,
-        supernet,
-        supernet_identity,
-        settings.indicators,
-        batches=settings.probe_batches,
-        size=settings.probe_size,
-    )
+    each = {
+        name: scorers(
+            context,
+            home.supernet,
+            home.identity,
+            [name],
+            batches=settings.probe_batches,
+            size=settings.probe_size,
+        )[name]
+        for name, home in homes.items()
+    }
     scores: dict[str, list[Mapping[str, float]]] = {name: [] for name in each}
     with context.reporter.task("Scoring", len(rows) * len(each), "scores") as task:
         for number, row in enumerate(rows):
@@ -185,6 +252,7 @@ def _scored(
         Scored(
             name,
             composite_rank(name, scores[name]),
+            scores[name],
             [scorer.seconds[row.canonical] for row in rows if row.canonical in scorer.seconds],
             sum(any(abs(value) >= LAST for value in found.values()) for found in scores[name]),
         )
@@ -213,7 +281,7 @@ def _result(
 
 
 def _regrets(
-    scored: Sequence[Scored], rows: Sequence[Trained], limits_ms: Sequence[float]
+    scored: Sequence[Scored], rows: Sequence[TrainedRow], limits_ms: Sequence[float]
 ) -> list[dict[str, Any]]:
     """One entry for each name and limit; accuracies are ``None`` where nothing fits."""
     if not limits_ms:

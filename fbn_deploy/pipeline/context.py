@@ -7,8 +7,8 @@ on with what ``fbn train --run DIR`` was told; where there is no run yet, from t
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -66,8 +66,9 @@ class Context:
 
 
 def default_run() -> Path:
-    """``runs/<time>``."""
-    return Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    """``runs/<time>``, to the millisecond: two commands may begin in the same second."""
+    now = datetime.datetime.now()
+    return Path("runs") / f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03}"
 
 
 def open_run(

@@ -48,7 +48,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         return stored
     trained = trained_supernet(context, needed=needs_training([settings.indicator]))
     supernet = trained.supernet
-    scored_in = trained.scored_in(context, proxy=settings.proxy)
+    scored_in = trained.scored_in(context, [settings.indicator], proxy=settings.proxy)
     scorer = scorers(
         context,
         scored_in,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fbn_deploy.checkpoint import load_tensors, load_weights, save_tensors
 from fbn_deploy.errors import FBNError
+from fbn_deploy.indicators import needs_skeleton
 from fbn_deploy.loop import refuse_other_run
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.supernet.supernet import Supernet, build_supernet
@@ -22,14 +24,18 @@ class Trained:
     settings: SupernetSettings
     seconds: float
 
-    def scored_in(self, context: Context, *, proxy: bool = True) -> Supernet:
-        """Where indicators are read: in the supernet itself once it is trained, and as long as it
-        is not, in the small skeleton that the space names for it (``PROXY``), if ``proxy``."""
+    def scored_in(
+        self, context: Context, names: Sequence[str] = (), *, proxy: bool = True
+    ) -> Supernet:
+        """Where the indicators ``names`` are read: in the supernet itself once it is trained, and
+        as long as it is not, in the small skeleton that the space names for it (``PROXY``), if
+        ``proxy``. Those of bare networks are read in the space's own skeleton."""
         space, classes = context.definition, len(context.data.classes)
-        if not proxy or self.settings.epochs != 0 or space.proxy == space:
+        bare = needs_skeleton(names)
+        if bare or not proxy or self.settings.epochs != 0 or space.proxy == space:
             return self.supernet
         small = space.in_small(space.proxy, "PROXY", classes)
-        found = build_supernet(small, classes, bn=context.bn, seed=context.seed)
+        found = build_supernet(small, classes, bn=context.bn, seed=self.supernet.seed)
         for parameter in found.network.parameters():
             parameter.requires_grad_(False)
         changed = [f"{k}={v}" for k, v in small.options.items() if v != space.options[k]]
@@ -38,6 +44,13 @@ class Trained:
             f"{', '.join([*changed, f'{small.resolution}×{small.resolution} pixels'])}."
         )
         return found
+
+
+def untrained_supernet(context: Context, seed: int) -> Trained:
+    """The random initialisation of the run's supernet from ``seed``; nothing is written."""
+    classes, settings = len(context.data.classes), replace(context.supernet_settings, epochs=0.0)
+    supernet = build_supernet(context.definition, classes, bn=context.bn, seed=seed)
+    return _resting(supernet, settings, 0.0)
 
 
 def trained_supernet(context: Context, *, needed: bool = True) -> Trained:
@@ -91,6 +104,10 @@ def _at_rest(
 ) -> Trained:
     if context.job.is_first:
         context.run.supernet_checkpoint.unlink(missing_ok=True)
+    return _resting(supernet, settings, seconds)
+
+
+def _resting(supernet: Supernet, settings: SupernetSettings, seconds: float) -> Trained:
     for parameter in supernet.network.parameters():
         parameter.requires_grad_(False)
     return Trained(supernet, settings, seconds)

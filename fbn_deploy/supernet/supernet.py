@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fbn_deploy.errors import unknown
+from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.space import Architecture, SearchSpace
 from fbn_deploy.supernet.choice import Choice, choices
 from fbn_deploy.supernet.definition import SpaceDefinition
@@ -59,10 +59,17 @@ def build_supernet(
         raise unknown("BatchNorm mode", bn, BN_MODES)
     network = definition.network(num_classes, seed)
     space = definition.search_space(network)
-    if bn == "fair":
-        make_fair(network, definition.example(2))
-    else:
-        candidate_shapes(network, definition.example(2))
+    try:
+        if bn == "fair":
+            make_fair(network, definition.example(2))
+        else:
+            candidate_shapes(network, definition.example(2))
+    except RuntimeError as error:  # a feature map smaller than a kernel, say
+        raise FBNError(
+            f"The network of the search space {definition.name!r} does not run on images of "
+            f"{definition.resolution}×{definition.resolution} pixels ({error}). Pass a larger "
+            "--resolution, or mend its forward."
+        ) from error
     return Supernet(network, space, definition, num_classes, bn, seed)
 
 
