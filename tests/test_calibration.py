@@ -209,3 +209,17 @@ def test_too_few_images_are_refused_before_any_runs() -> None:
 def test_an_unknown_method_lists_what_exists() -> None:
     with pytest.raises(FBNError, match="entropy, minmax, mse, percentile"):
         estimator("kl")
+
+
+def test_values_next_to_nothing_count_as_nothing() -> None:
+    found = histogram(np.array([0.0, 1e-40, -1e-36, 1e-31]))
+    assert found.amax == 0.0
+    with pytest.raises(FBNError, match="'c' stayed 0 for all 16"):
+        calibrated(network(1e-36), ["c"], [images()], [estimator("mse")], count=16, data_hash="",
+                   reporter=Silent())  # fmt: skip
+
+
+def test_the_input_alone_may_be_watched() -> None:
+    found = calibrated(network(), ["x"], [images()], [estimator("minmax")], count=16,
+                       data_hash="", reporter=Silent())["minmax"]  # fmt: skip
+    assert found.amax == {"x": pytest.approx(float(images().max()))}

@@ -300,3 +300,72 @@ def test_operands_that_must_be_float32_keep_it() -> None:
     model, x = onnx_from_module(nn.Sequential(*layers), 8), images(4, 8)
     assert "Resize" in {node.op_type for node in model.graph}
     assert error(run(typed_fp16(model), x), run(model, x)) < 2e-3
+
+
+class Twice(nn.Module):
+    """One convolution applied twice, a channel shuffle before the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.conv(torch.relu(self.conv(torch.relu(self.stem(x))))))
+        shuffled = x.unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2)
+        out: torch.Tensor = self.last(shuffled)
+        return out
+
+
+def test_layers_that_share_a_weight_share_its_integers() -> None:
+    torch.manual_seed(0)
+    model, x = fold_affine(onnx_from_module(Twice(), 16))[0], images()
+    quantized = quantized_int8(model, ranges_of(model, x))
+    proto = ir.to_proto(quantized)
+    onnx.checker.check_model(proto, full_check=True)
+    names = [node.name for node in proto.graph.node]
+    assert len(names) == len(set(names))
+    assert error(run(quantized, x), run(model, x)) < 0.05
+
+
+def test_bias_correction_behind_a_channel_shuffle_takes_the_means_of_its_own_channels() -> None:
+    torch.manual_seed(0)
+    module = Twice()
+    with torch.no_grad():
+        module.conv.bias.copy_(torch.linspace(-1, 3, 8))  # channels differ in their means
+    model, x = fold_affine(onnx_from_module(module, 16))[0], images()
+    ranges = ranges_of(model, x)
+    kept = [name for name in quantizable(model) if "last" not in name]
+    coarse = functools.partial(quantized_int8, model, ranges, keep_fp32=kept, weight_levels=7)
+    means = {
+        corrected: run(coarse(correct_bias=corrected), x).mean((0, 2, 3))
+        for corrected in (False, True)
+    }
+    expected = run(model, x).mean((0, 2, 3))
+    assert np.abs(means[True] - expected).mean() < 0.3 * np.abs(means[False] - expected).mean()
+
+
+@pytest.mark.parametrize("typed", [typed_fp16, typed_bf16], ids=["fp16", "bf16"])
+def test_a_fill_and_an_operator_that_stays_float32_are_valid(typed) -> None:
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Shape", ["images"], ["shape"]),
+            onnx.helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+            onnx.helper.make_node("Add", ["images", "zeros"], ["sum"]),
+            onnx.helper.make_node("Einsum", ["images", "sum"], ["logits"], equation="ij,ij->ij"),
+        ],
+        "g",
+        [onnx.helper.make_tensor_value_info("images", kind, [2, 3])],
+        [onnx.helper.make_tensor_value_info("logits", kind, [2, 3])],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9
+    )
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    found = ir.to_proto(typed(ir.from_proto(model)))
+    onnx.checker.check_model(found, full_check=True)
+    if typed is typed_fp16:
+        x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+        np.testing.assert_allclose(run(ir.from_proto(found), x), x * x)

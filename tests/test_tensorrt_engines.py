@@ -121,6 +121,23 @@ def test_an_engine_without_its_story_is_refused(engine: Path, content: str) -> N
         engine_file.load(engine, HERE)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("options", {}, "other options"),
+        ("options", STORY["options"] | {"later": 1}, "other options"),
+        ("device", {}, "which GPU"),
+    ],
+)
+def test_a_story_of_another_version_is_refused(
+    engine: Path, key: str, value: Any, said: str
+) -> None:
+    path = engine_file.story_path(engine)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(FBNError, match=said):
+        engine_file.load(engine, HERE)
+
+
 def test_all_wrong_options_are_named_at_once() -> None:
     with pytest.raises(FBNError, match=r"batch is at least 1.*levels are 0 to 5.*hardware is one"):
         EngineOptions(batch=0, optimization_level=9, hardware="all")

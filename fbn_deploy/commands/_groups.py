@@ -5,7 +5,7 @@ Nothing heavy is imported before it is needed: every call of ``fbn`` reads this 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +162,7 @@ class EngineBuildOptions:
 
         if target is not None and target in engine_targets():
             builder = engine_builder(target)
+            builder.check_options(self.options(self.max_batch or 1))
             if not self.build_only and builder.missing():
                 try:
                     ready_target(target)
@@ -181,7 +182,7 @@ class EngineBuildOptions:
         from fbn_deploy.targets import EngineOptions
 
         return EngineOptions(
-            batch=self.batch or batch,
+            batch=batch if self.batch is None else self.batch,
             max_batch=self.max_batch,
             optimization_level=self.optimization_level,
             workspace_mb=self.workspace,
@@ -208,8 +209,10 @@ class PrecisionOptions:
         from fbn_deploy.pipeline.precision import PrecisionSettings
 
         if self.precision in (None, "fp32"):
-            _refuse_idle(self)
+            _refuse_idle(self, {"precision"}, "fp16, bf16 or int8")
             return None
+        if self.precision != "int8":
+            _refuse_idle(self, {"precision", "max_drop", "equalize"}, "int8")
         return PrecisionSettings(
             str(self.precision),
             max_drop=self.max_drop,
@@ -222,12 +225,12 @@ class PrecisionOptions:
         ).checked()
 
 
-def _refuse_idle(said: PrecisionOptions) -> None:
-    """``FBNError`` for options that fp32 would pass over in silence."""
+def _refuse_idle(said: PrecisionOptions, used: Collection[str], precisions: str) -> None:
+    """``FBNError`` for options beside those ``used``, which would be passed over in silence."""
     idle = [
         f"--{field.name.replace('_', '-')}"
         for field in fields(said)
-        if field.name != "precision" and getattr(said, field.name) != field.default
+        if field.name not in used and getattr(said, field.name) != field.default
     ]
     if idle:
-        raise FBNError(f"{', '.join(idle)}: only with --precision fp16, bf16 or int8.")
+        raise FBNError(f"{', '.join(idle)}: only with --precision {precisions}.")

@@ -31,12 +31,12 @@ def command(
     from fbn_deploy.targets import form_for, ready_target, shifts_as_convolution
 
     builder = engine.builder(target)
-    engine.options(batch=1)  # what is wrong is said before long work
     precision = lower.settings()
     chosen = [ready_target(target)] if target and not engine.build_only else []
     context = existing(run, quiet=json_output)
     network, _ = load_subnet(context)
     found = read_json(context.run.search)
+    engine.options(batch=found["settings"]["batch"])  # what is wrong is said before long work
     if precision is None:
         model = context.run.model
         names = {each.name for each in chosen}

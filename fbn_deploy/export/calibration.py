@@ -17,8 +17,9 @@ import onnx_ir as ir
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.estimators import Estimator
-from fbn_deploy.export.histogram import GrowingHistogram
+from fbn_deploy.export.histogram import NOTHING, GrowingHistogram
 from fbn_deploy.export.ranges import Ranges, model_hash
+from fbn_deploy.latency.machine import allowed_cores
 from fbn_deploy.progress import Reporter
 
 MIN_IMAGES = 8
@@ -75,11 +76,11 @@ def calibrated(
     feed = model.graph.inputs[0].name
     assert feed is not None, "A model without an input name."
     inside = [name for name in tensors if name != feed]
-    session = _session(model, inside)
+    session = _session(model, inside) if inside else None
     done = 0
     with reporter.task("Calibrating", count, "images") as task:
         for images in batches:
-            values = session.run(inside, {feed: np.ascontiguousarray(images)})
+            values = session.run(inside, {feed: np.ascontiguousarray(images)}) if session else []
             for name, value in zip(inside, values, strict=True):
                 observed[name].add(value)
             if feed in observed:
@@ -115,7 +116,7 @@ def _session(model: ir.Model, tensors: Sequence[str]) -> Any:
     watched.graph.outputs.extend(values[name] for name in tensors)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    options.intra_op_num_threads = len(allowed_cores() or ()) or os.cpu_count() or 1
     return onnxruntime.InferenceSession(
         ir.to_proto(watched).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -131,7 +132,7 @@ def _refuse_not_finite(observed: dict[str, Observed], done: int) -> None:
 
 
 def _refuse_dead(observed: dict[str, Observed], count: int) -> None:
-    dead = [name for name, each in observed.items() if each.histogram.amax == 0.0]
+    dead = [name for name, each in observed.items() if each.histogram.amax <= NOTHING]
     if dead:
         raise FBNError(
             f"{_some(dead)} stayed 0 for all {count} calibration images, so no range can be "

@@ -19,6 +19,7 @@ Counts = npt.NDArray[np.float64]
 BINS = 2048
 """Bins of a finished histogram, as TensorRT's entropy calibrator counted."""
 
+NOTHING = 1e-30  # and what is smaller counts as 0: no scale of float32 tells it from that
 _FINE_BINS = 8 * BINS  # while counting: at least half of them lie below the largest value
 
 
@@ -64,7 +65,8 @@ class GrowingHistogram:
             return
         zeros = len(magnitudes) - int(np.count_nonzero(magnitudes))
         self._num_zeros += zeros
-        if largest == 0.0:
+        if largest <= NOTHING:
+            self._num_zeros += len(magnitudes) - zeros
             return
         self._amax = max(self._amax, largest)
         self._grow(largest)
@@ -84,7 +86,7 @@ class GrowingHistogram:
 
     def value(self) -> Histogram:
         """The counts in ``BINS`` bins up to ``amax``; a fine bin across an edge is shared out."""
-        if not math.isfinite(self._amax) or self._amax == 0.0:
+        if not math.isfinite(self._amax) or self._amax <= NOTHING:
             return Histogram(np.zeros(BINS), self._amax, self._num_zeros)
         below = np.concatenate([[0.0], np.cumsum(self._counts)])
         edges = np.linspace(0.0, self._amax, BINS + 1) * (_FINE_BINS / self._limit)

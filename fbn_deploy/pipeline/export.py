@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,7 @@ def export_subnet(
     content = {
         "schema": SCHEMA,
         "model": run.model.name,
+        "onnx_sha256": hashlib.sha256(run.model.read_bytes()).hexdigest(),
         "batchnorms": {"before": report.batchnorm_before, "after": report.batchnorm_after},
         "results": [result.as_json() for result in results],
     }

@@ -192,6 +192,7 @@ class _Gate:
             batches,
             keep_fp32=self.settings.keep_fp32,
             unsigned=self.form.unsigned,
+            weight_levels=about["weight_levels"],
             reporter=self.context.reporter,
         )
         return list(about["sensitivity"])
@@ -216,6 +217,7 @@ class _Gate:
         content = {
             "schema": SCHEMA,
             "model": path.name,
+            "onnx_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
             "precision": settings.precision,
             "max_drop": settings.max_drop,
             **about,

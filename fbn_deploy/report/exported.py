@@ -38,6 +38,8 @@ class Export:
     batchnorms_before: int | None
     batchnorms_after: int | None
     checks: tuple[Check, ...]
+    onnx_sha256: str
+    """Of the file that was verified; empty where an older version verified it."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Precision:
     sensitivity: Mapping[str, float]
     """Layer → relative squared error of the outputs with it alone in int8."""
     calibration: Mapping[str, str]
+    onnx_sha256: str
     activations: str
     """``int8`` or ``uint8``; empty where nothing says."""
 
@@ -115,6 +118,7 @@ def read_export(path: Path) -> Export:
         batchnorms_before=folded.count_or_none("before"),
         batchnorms_after=folded.count_or_none("after"),
         checks=tuple(_check(each) for each in content.parts("results")),
+        onnx_sha256=content.text("onnx_sha256", ""),
     )
 
 
@@ -158,6 +162,7 @@ def read_precision(path: Path) -> Precision:
             for name, text in content.named_texts("calibration").items()
             if not name.endswith("_hash")
         },
+        onnx_sha256=content.text("onnx_sha256", ""),
         activations=content.text("activations", ""),
     )
 

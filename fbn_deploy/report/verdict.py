@@ -167,6 +167,13 @@ def _verification(run: Run) -> Iterator[Finding]:
     if run.shipped is None:
         yield Finding(OPEN, "verification", f"Not exported yet: {missing(run)['export'].command}")
     for export in run.verified:
+        file = run.file(export.model)
+        if file and export.onnx_sha256 and file.sha256 != export.onnx_sha256:
+            yield Finding(
+                LOOK,
+                export.model,
+                "Another file than lies here was verified; export it again.",
+            )
         good, bad = (GOOD, BAD) if export is run.shipped else (NOTE, LOOK)
         for check in export.checks:
             yield Finding(

@@ -87,6 +87,10 @@ class EngineBuilder(Target, Protocol):
         command that mends it."""
         ...
 
+    def check_options(self, options: EngineOptions) -> None:
+        """Raises ``FBNError`` for options that this target has not."""
+        ...
+
     def engine_path(self, model: Path) -> Path:
         """``model.<target>.engine`` beside ``model.onnx``."""
         ...

@@ -25,6 +25,8 @@ VIEWS = frozenset(
     {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )
 
+MOVES = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+
 
 @dataclass(frozen=True)
 class Use:
@@ -81,8 +83,8 @@ def root(value: ir.Value) -> ir.Value:
 
 def mean_root(value: ir.Value) -> ir.Value:
     """The tensor whose means by channel are those of ``value``: a MaxPool keeps the largest of its
-    source's values, so its range, and not its mean."""
-    return _source(value, VIEWS - {"MaxPool"})
+    source's values, so its range, and not its mean; what moves axes puts other channels there."""
+    return _source(value, VIEWS - {"MaxPool"} - MOVES)
 
 
 def _source(value: ir.Value, through: Collection[str]) -> ir.Value:

@@ -83,12 +83,16 @@ def quantized_int8(
     means = {node: _means(node, ranges) for node in layers}
     for use, source in zip(found, sources, strict=True):
         pairs.quantize(use, source)
+    stored: dict[tuple[ir.Value, int], ir.Value] = {}  # layers may share a weight
     for node in layers:
         weight, value = _weight(node)
         axis = _axis(node)
         scales = weights.channel_scales(weight, axis, weights_by_mse, weight_levels)
         integers = weights.quantized(weight, scales, axis, weight_levels)
-        _store(result.graph, node, value, integers, scales, axis)
+        if (value, axis) not in stored:
+            stored[value, axis] = _store(result.graph, node, value, integers, scales, axis)
+        node.replace_input_with(1, stored[value, axis])
+        _drop_unread(result.graph, value)
         seen = means[node]
         if correct_bias and seen is not None:
             error = weights.restored(integers, scales, axis) - weight
@@ -166,9 +170,12 @@ def _store(
     integers: npt.NDArray[np.int8],
     scales: Floats,
     axis: int,
-) -> None:
-    """Puts INT8 weights with a DequantizeLinear in the place of ``weight``."""
+) -> ir.Value:
+    """INT8 weights with a DequantizeLinear before ``node``, their first reader; what it gives.
+    Where readers differ in the axis, each axis has weights of its own."""
     name = weight.name or node.name
+    if f"{name}_quantized" in graph.initializers:
+        name = f"{name}_axis{axis}"
     dq = _node(
         "DequantizeLinear",
         _initializer(graph, f"{name}_quantized", integers),
@@ -180,8 +187,7 @@ def _store(
     dq.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     dq.outputs[0].shape = ir.Shape(integers.shape)
     graph.insert_before(node, dq)
-    node.replace_input_with(1, dq.outputs[0])
-    _drop_unread(graph, weight)
+    return dq.outputs[0]
 
 
 def _response(node: ir.Node, weight: Floats, x: Floats) -> Floats:

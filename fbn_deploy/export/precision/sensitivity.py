@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from fbn_deploy.export.precision import weights
 from fbn_deploy.export.precision.placement import kept_nodes, quantizable
 from fbn_deploy.export.precision.quantized import quantized_int8
 from fbn_deploy.export.ranges import Ranges
@@ -24,6 +25,7 @@ def sensitivity(
     *,
     keep_fp32: Sequence[str] = (),
     unsigned: bool = False,
+    weight_levels: int = weights.LEVELS,
     reporter: Reporter,
 ) -> dict[str, float]:
     """Name of a layer → Σ (y_q − y)² / Σ y² of the network's outputs with only that layer in INT8,
@@ -40,7 +42,9 @@ def sensitivity(
     with reporter.task("Sensitivity", len(names), "layers") as task:
         for number, name in enumerate(names):
             others = [other for other in quantizable(model) if other != name]
-            alone = quantized_int8(model, ranges, keep_fp32=others, unsigned=unsigned)
+            alone = quantized_int8(
+                model, ranges, keep_fp32=others, weight_levels=weight_levels, unsigned=unsigned
+            )
             found = _outputs(alone, batches)
             errors[name] = float(((found - expected).astype(np.float64) ** 2).sum()) / power
             task.update(number + 1)

@@ -8,6 +8,7 @@ them. The interface stays float32, so that files of all precisions are used alik
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 
 import ml_dtypes
 import numpy as np
@@ -46,6 +47,7 @@ def _typed(model: ir.Model, dtype: ir.DataType) -> ir.Model:
     graph = result.graph
     opset = result.opset_imports.get("", 0)
     _convert_constants(graph, dtype, opset)
+    kept: set[ir.Node] = set()
     for node in list(graph):
         if node.op_type == "Cast" and node.attributes.get_int("to", 0) == ir.DataType.FLOAT:
             node.attributes["to"] = ir.AttrInt64("to", dtype)
@@ -53,21 +55,27 @@ def _typed(model: ir.Model, dtype: ir.DataType) -> ir.Model:
             continue
         elif not _takes(node, dtype, opset):
             _keep_float32(graph, node, dtype)
+            kept.add(node)
             continue
         for value in node.outputs:
             if value.dtype == ir.DataType.FLOAT:
                 value.type = ir.TensorType(dtype)
+        _convert_fill(node, dtype)
     for node in list(graph):
         _cast_operands(graph, node, dtype, opset)
-    _cast_interface(graph, dtype)
+    _cast_interface(graph, dtype, kept)
     return result
 
 
-def _cast_interface(graph: ir.Graph, dtype: ir.DataType) -> None:
-    """Casts behind the inputs and before the outputs, which keep their names and float32."""
+def _cast_interface(graph: ir.Graph, dtype: ir.DataType, kept: Collection[ir.Node]) -> None:
+    """Casts behind the inputs, except for readers ``kept`` in float32, and before the outputs;
+    both keep their names and float32."""
     for value in graph.inputs:
         if value.dtype == ir.DataType.FLOAT:
-            readers = [use for use in value.uses() if use.node.op_type != "Cast"]
+            readers = [
+                use for use in value.uses()
+                if use.node.op_type != "Cast" and use.node not in kept
+            ]  # fmt: skip
             cast = _cast(value, dtype)
             graph.insert_before(graph[0], cast)
             for use in readers:
@@ -129,6 +137,17 @@ def _convert_constants(graph: ir.Graph, dtype: ir.DataType, opset: int) -> None:
         )
 
 
+def _convert_fill(node: ir.Node, dtype: ir.DataType) -> None:
+    """The ``value`` of a ConstantOfShape, float32 unless said, in ``dtype``: its type is that of
+    the output."""
+    if node.op_type != "ConstantOfShape" or node.outputs[0].dtype != dtype:
+        return
+    given = node.attributes.get("value")
+    fill = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
+    converted = ir.Tensor(fill.astype(_NUMPY[dtype]), dtype=dtype)
+    node.attributes["value"] = ir.AttrTensor("value", converted)
+
+
 def _is_float32_only(node: ir.Node, index: int, opset: int) -> bool:
     """Whether input ``index`` of the operator is float32 by its definition."""
     try:
@@ -158,8 +177,8 @@ def _is_bound(value: ir.Value) -> bool:
 
 
 def _takes(node: ir.Node, dtype: ir.DataType, opset: int) -> bool:
-    """Whether the operator's first output or input may have ``dtype``; True for what has no
-    schema, such as nodes of other domains' typed functions."""
+    """Whether the operator's first output or input may have ``dtype``. What has no
+    schema (other domains) does not."""
     if not any(value.dtype == ir.DataType.FLOAT for value in node.outputs):
         return True
     try:

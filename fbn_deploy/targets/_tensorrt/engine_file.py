@@ -7,6 +7,7 @@ first, and an engine that does not belong here, or is not whole, is refused with
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import tempfile
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, replacing, write_json
-from fbn_deploy.targets._engines import Check
+from fbn_deploy.targets._engines import Check, EngineOptions
 
 SCHEMA = 1
 SUFFIX = ".engine"
@@ -83,6 +84,17 @@ def story_of(engine: Path) -> dict[str, Any]:
         raise FBNError(f"{path} has another schema than {SCHEMA}; build the engine again.")
     if missing := _KEYS - story.keys():
         raise FBNError(f"{path} says nothing of {', '.join(sorted(missing))}; build it again.")
+    device, options = story["device"], story["options"]
+    known = {field.name for field in dataclasses.fields(EngineOptions)}
+    if not isinstance(options, dict) or options.keys() != known:
+        raise FBNError(
+            f"{path} has other options of the engine than this version of fbn_deploy knows; build "
+            "it again."
+        )
+    if device is not None and not (
+        isinstance(device, dict) and {"gpu", "compute_capability"} <= device.keys()
+    ):
+        raise FBNError(f"{path} does not say which GPU the engine is for; build it again.")
     return story
 
 

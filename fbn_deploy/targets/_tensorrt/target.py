@@ -139,6 +139,13 @@ class TensorRtTarget:
             return plan, str(engine), EngineOptions(**story["options"])
         return self._built(model, options).plan, f"The engine of {model}", options
 
+    def check_options(self, options: EngineOptions) -> None:
+        if options.hardware != "this" and self.package.portable_engines:
+            raise FBNError(
+                f"Engines of target {self.name!r} run on every GPU that it knows; "
+                "leave --hardware out."
+            )
+
     def engine_path(self, model: Path) -> Path:
         """``model.<target>.engine`` beside ``model.onnx``."""
         return model.with_name(f"{model.stem}.{self.name}{engine_file.SUFFIX}")
@@ -167,11 +174,7 @@ class TensorRtTarget:
         _opening.check_request(self, model, batch=options.batch, threads=1, precision=precision)
         if problem := self.cannot_build():
             raise FBNError(f"Target {self.name!r} builds no engines here: {problem.rstrip('.')}.")
-        if options.hardware != "this" and self.package.portable_engines:
-            raise FBNError(
-                f"Engines of target {self.name!r} run on every GPU that it knows; "
-                "leave --hardware out."
-            )
+        self.check_options(options)
         built = self._built(model, options, progress)
         story = {
             "target": self.name,
