@@ -31,6 +31,7 @@ OWN = (
     "cpi-spectra,expressivity-regions,trainability-conditioning,"
     "cpi-regions,cpi-paper,trainability,uncertainty,gamma"
 )
+BASELINES = "cpi,naswot,jacob-cov,synflow,three-proxy,snip,grasp,fisher,zico,az-nas,params,flops"
 ALL = f"{OWN},az-nas,three-proxy,naswot,synflow,flops"
 NB201 = (
     "--space nasbench201 --table {tables}/nasbench201_cifar10.csv.gz --architecture-column arch_str"
@@ -38,11 +39,11 @@ NB201 = (
 )
 TX2 = " --latency-column hwnb_c10_edgegpu_lat_ms --latency-budgets 4ms,5ms,6ms"
 PROXY = " --resolution 16 --space-option cells=1 --space-option channels=32"
-MACRO = (
+MACRO_TABLE = (
     "--space nasbench_macro --table {tables}/nasbench_macro_cifar10.csv.gz"
     " --architecture-column arch --accuracy-column acc_mean"
-    " --resolution 16 --space-option width=0.5"
 )
+MACRO = f"{MACRO_TABLE} --resolution 16 --space-option width=0.5"
 CASES = {
     **{f"proxy_s{s}": f"{NB201}{PROXY}{TX2} --epochs 0 --indicators {ALL} --seed {s}"
        for s in range(3)},
@@ -55,6 +56,9 @@ CASES = {
        for s in range(1, 3)},
     "macro_s0": f"{MACRO} --epochs 0 --indicators {ALL} --seed 0",
     "macro_trained_s0": f"{MACRO} --epochs 3.84 --indicators {OWN} --seed 0",
+    # Everybody at home, by the defaults: cpi in the proxy, baselines in the benchmark's skeleton.
+    "baselines_s0": f"{NB201} --samples 200 --seed 0 --indicators {BASELINES}",
+    "macro_baselines_s0": f"{MACRO_TABLE} --samples 100 --seed 0 --indicators {BASELINES}",
     # The defaults: candidates of the benchmark's own skeleton, scored in the space's proxy.
     **{f"search_s{s}": f"{NB201}{TX2} --indicators cpi,flops --seed {s}" for s in range(10)},
 }  # fmt: skip
@@ -74,7 +78,7 @@ KEPT = (
 def bench(arguments: str, given: argparse.Namespace, run: str, samples: int = 300) -> Any:
     """What one ``fbn bench`` with these arguments said, in the run directory of that name."""
     command = [sys.executable, "-m", "fbn_deploy", "bench"]
-    command += [*arguments.format(tables=given.tables).split(), "--samples", str(samples)]
+    command += ["--samples", str(samples), *arguments.format(tables=given.tables).split()]
     command += ["--data", str(given.images), "--run", str(given.runs / run), "--json"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
@@ -114,7 +118,7 @@ def table_of(cases: dict[str, Any]) -> Table:
         name: {each["indicator"]: each["kendall"] for each in case["results"]}
         for name, case in cases.items()
     }
-    for indicator in ALL.split(","):
+    for indicator in dict.fromkeys([*ALL.split(","), *BASELINES.split(",")]):
         taus = [values[name].get(indicator) for name in cases]
         table.add_row(indicator, *("–" if tau is None else f"{tau:.3f}" for tau in taus))
     return table
