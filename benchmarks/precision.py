@@ -39,7 +39,13 @@ from fbn_deploy.export.calibration import calibrated
 from fbn_deploy.export.estimators import DEFAULT, estimator, estimators
 from fbn_deploy.export.folding import FLOAT16_LIMIT, fold_affine
 from fbn_deploy.export.graph import onnx_from_module
-from fbn_deploy.export.precision import activations, quantized_int8, typed_bf16, typed_fp16
+from fbn_deploy.export.precision import (
+    activations,
+    one_sided,
+    quantized_int8,
+    typed_bf16,
+    typed_fp16,
+)
 from fbn_deploy.export.precision.sensitivity import simulation
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.progress import Silent
@@ -174,15 +180,19 @@ def accuracy_case(name: str, data: ImageData, arguments: argparse.Namespace) -> 
     rows = sample_indices(data.test.labels, count, 0)
     test, labels = pixels(data, data.test, rows), data.test.labels[rows].numpy()
     methods = [estimator(DEFAULT)] if arguments.quick else estimators()
-    ranges = calibrated(
-        folded,
-        activations(folded),
-        calibration,
-        methods,
-        count=len(torch.cat([torch.from_numpy(x) for x in calibration])),
-        data_hash="benchmark",
-        reporter=Silent(),
-    )
+    ranges = {
+        unsigned: calibrated(
+            folded,
+            activations(folded),
+            calibration,
+            methods,
+            count=sum(map(len, calibration)),
+            data_hash="benchmark",
+            reporter=Silent(),
+            one_sided=one_sided(folded) if unsigned else (),
+        )
+        for unsigned in (False, True)
+    }
     fp32 = ir.to_proto(folded).SerializeToString()
     fp16 = typed_fp16(fold_affine(exported, gauge_limit=FLOAT16_LIMIT)[0])
     models: dict[str, tuple[str, bytes]] = {
@@ -191,7 +201,8 @@ def accuracy_case(name: str, data: ImageData, arguments: argparse.Namespace) -> 
         "bf16": ("bf16", ir.to_proto(typed_bf16(folded)).SerializeToString()),
     }
     for method, levels, unsigned in itertools.product(methods, (127, 63), (False, True)):
-        made = quantized_int8(folded, ranges[method.name], weight_levels=levels, unsigned=unsigned)
+        found = ranges[unsigned][method.name]
+        made = quantized_int8(folded, found, weight_levels=levels, unsigned=unsigned)
         label = f"ours {method.name} {levels}{' unsigned' if unsigned else ''}"
         models[label] = ("int8", ir.to_proto(made).SerializeToString())
     peers = by_onnxruntime(fp32, calibration, arguments.quick)

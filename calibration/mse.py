@@ -1,6 +1,7 @@
 """The range whose INT8 values are nearest to the real ones: least mean squared error.
 
-For a range t the step is t / 127, and a value x becomes Q(x) = step · round(min(x, t) / step).
+For a range t the step is t / L, L = 127 in int8 and 255 in uint8 that begins at 0, and a value x
+becomes Q(x) = step · round(min(x, t) / step).
 The error Σ counts · (x − Q(x))² is a sum of rounding (grows with t) and clipping (falls with t).
 """
 
@@ -10,7 +11,6 @@ import numpy as np
 
 from fbn_deploy.export.histogram import Histogram
 
-LEVELS = 127
 CANDIDATES = 200
 SMALLEST = 0.05  # of the largest value: below, a tensor would be clipped beyond recognition
 
@@ -23,7 +23,7 @@ def amax(histogram: Histogram) -> float:
     width = histogram.amax / len(histogram.counts)
     errors = []
     for t in ranges:
-        step = t / LEVELS
+        step = t / histogram.levels
         # Below one bin the position within the bin decides: the error is then a rounding's own.
         rounding = np.where(step > width, (x - step * np.round(x / step)) ** 2, step**2 / 12)
         errors.append(float(counts @ np.where(x <= t, rounding, (x - t) ** 2)))

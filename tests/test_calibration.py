@@ -115,15 +115,16 @@ def test_the_percentile_is_where_numpy_finds_it() -> None:
     assert percentile.amax(histogram(values)) == pytest.approx(expected, abs=2 * bin_width)
 
 
-def test_the_mse_range_rounds_the_values_themselves_best() -> None:
-    values = normal()
-    found = mse.amax(histogram(values))
+@pytest.mark.parametrize(("values", "levels"), [(normal(), 127), (np.exp(normal()), 255)])
+def test_the_mse_range_rounds_the_values_themselves_best(values: np.ndarray, levels: int) -> None:
+    found = mse.amax(dataclasses.replace(histogram(values), levels=levels))
 
     def error(limit: float) -> float:
-        step = limit / 127
-        return float(((values - np.clip(np.rint(values / step), -127, 127) * step) ** 2).sum())
+        step = limit / levels
+        steps = np.clip(np.rint(values / step), -levels, levels)
+        return float(((values - steps * step) ** 2).sum())
 
-    tried = [error(part * np.abs(values).max()) for part in np.linspace(0.3, 1, 100)]
+    tried = [error(part * np.abs(values).max()) for part in np.linspace(0.1, 1, 200)]
     assert error(found) <= min(tried) * 1.01
 
 

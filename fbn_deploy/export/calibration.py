@@ -6,9 +6,10 @@ stay a histogram and the sums of its channels, whatever the number of images.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import onnx_ir as ir
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.estimators import Estimator
-from fbn_deploy.export.histogram import NOTHING, GrowingHistogram
+from fbn_deploy.export.histogram import NOTHING, UNSIGNED_LEVELS, GrowingHistogram
 from fbn_deploy.export.ranges import Ranges, model_hash
 from fbn_deploy.latency.machine import allowed_cores
 from fbn_deploy.progress import Reporter
@@ -60,8 +61,10 @@ def calibrated(
     count: int,
     data_hash: str,
     reporter: Reporter,
+    one_sided: Collection[str] = (),
 ) -> dict[str, Ranges]:
-    """Name of an estimator → the ranges of ``tensors`` that it finds; all from one pass.
+    """Name of an estimator → the ranges of ``tensors`` that it finds; all from one pass. Those
+    ``one_sided`` are never negative and will be held in uint8, with 255 steps.
 
     ``model`` takes one input, (batch, 3, R, R) float32, of which ``batches`` are ``count``
     images. Raises ``FBNError`` for fewer images than ``MIN_IMAGES``, and where a tensor is NaN or
@@ -91,6 +94,8 @@ def calibrated(
     assert done == count, f"{done} images instead of {count}."
     _refuse_dead(observed, count)
     found = {name: each.histogram.value() for name, each in observed.items()}
+    for name in found.keys() & set(one_sided):
+        found[name] = dataclasses.replace(found[name], levels=UNSIGNED_LEVELS)
     means = {name: each.means() for name, each in observed.items()}
     digest = model_hash(model)
     return {

@@ -19,6 +19,7 @@ Counts = npt.NDArray[np.float64]
 BINS = 2048
 """Bins of a finished histogram, as TensorRT's entropy calibrator counted."""
 
+LEVELS, UNSIGNED_LEVELS = 127, 255  # of int8, and of uint8 that begins at 0
 NOTHING = 1e-30  # and what is smaller counts as 0: no scale of float32 tells it from that
 _FINE_BINS = 8 * BINS  # while counting: at least half of them lie below the largest value
 
@@ -34,6 +35,9 @@ class Histogram:
     counts: Counts
     amax: float
     num_zeros: int = 0
+    levels: int = LEVELS
+    """Steps from 0 to the end of a range in the type that will hold the tensor: 127 in int8, 255
+    in uint8 where it is never negative."""
 
     @property
     def centres(self) -> Counts:

@@ -28,6 +28,7 @@ from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import onnx_from_module
 from fbn_deploy.export.precision import (
     activations,
+    one_sided,
     quantizable,
     quantized_int8,
     typed_bf16,
@@ -149,7 +150,7 @@ class _Gate:
     def int8(self, model: ir.Model) -> dict[str, Any]:
         """The most that passes: all layers, or all but the 1, 2, 4, … most sensitive ones."""
         settings = self.settings
-        ranges = stored_ranges(self.context, model, settings)
+        ranges = stored_ranges(self.context, model, settings, unsigned=self.form.unsigned)
         levels = min(target.int8_weight_levels for target in self.targets)
         about: dict[str, Any] = {
             "calibration": _about(ranges),
@@ -252,8 +253,11 @@ class _Refused(FBNError):
     """The gate did not pass."""
 
 
-def stored_ranges(context: Context, model: ir.Model, settings: PrecisionSettings) -> Ranges:
-    """The run's ranges if they are of this model, these images and this method, else new ones."""
+def stored_ranges(
+    context: Context, model: ir.Model, settings: PrecisionSettings, *, unsigned: bool = False
+) -> Ranges:
+    """The run's ranges if they are of this model, these images, this method and ``unsigned`` (held
+    in uint8), else new ones."""
     data = context.data
     split = data.train
     count = min(settings.calibration_images, len(split))
@@ -264,6 +268,7 @@ def stored_ranges(context: Context, model: ir.Model, settings: PrecisionSettings
         )
     rows = sample_indices(split.labels, count, context.seed)
     said = [data.fingerprint, data.resolution, data.mean, data.std, split.rows[rows].tolist()]
+    said += ["uint8"] if unsigned else []
     data_hash = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     path = context.run.ranges(settings.calibration)
     tensors = activations(model, settings.keep_fp32)
@@ -286,6 +291,7 @@ def stored_ranges(context: Context, model: ir.Model, settings: PrecisionSettings
         count=count,
         data_hash=data_hash,
         reporter=context.reporter,
+        one_sided=one_sided(model, settings.keep_fp32) if unsigned else (),
     )[settings.calibration]
     found.save(path)
     return found

@@ -51,6 +51,12 @@ def activations(model: ir.Model, keep_fp32: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys(value.name for value in ranged + averaged if value.name))
 
 
+def one_sided(model: ir.Model, keep_fp32: Sequence[str] = ()) -> set[str]:
+    """Those of ``activations`` that uint8 holds from 0 on: no value of theirs is negative."""
+    values = [use.value for use in uses(model.graph, keep_fp32)]
+    return {root(value).name or "" for value in values if is_nonnegative(value)}
+
+
 def quantizable(model: ir.Model) -> list[str]:
     """Names of the nodes that INT8 can run, in the order of the graph."""
     return [node.name or "" for node in model.graph if _quantized_inputs(node)]

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding.operator import constant_of
+from fbn_deploy.export.histogram import LEVELS, UNSIGNED_LEVELS
 from fbn_deploy.export.precision import weights
 from fbn_deploy.export.precision.placement import (
     LINEAR,
@@ -34,8 +35,6 @@ from fbn_deploy.export.precision.placement import (
 )
 from fbn_deploy.export.ranges import Ranges
 
-LEVELS = 127
-UNSIGNED_LEVELS = 255
 OPSET = 13
 """The first in which DequantizeLinear takes one scale a channel."""
 
