@@ -105,8 +105,8 @@ class Target(Protocol):
 
     @property
     def unsigned_activations(self) -> bool | None:
-        """Whether an int8 graph has to hold its activations as uint8 to run fast here; False
-        where it has to hold them as int8, None where either will do."""
+        """Whether an int8 graph runs fastest here with its activations as uint8; False where it has
+        to hold them as int8, None where either will do."""
         ...
 
     @property

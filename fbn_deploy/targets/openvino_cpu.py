@@ -181,7 +181,9 @@ class OpenVinoCpu:
     description = "OpenVINO on this machine's CPU"
     preference = 60
     precisions = ("fp32", "fp16", "bf16", "int8")
-    unsigned_activations = None  # it fuses both alike
+    # It fuses both alike, and x86 multiplies uint8 by int8: a MobileNet at 224 pixels took 4.7 ms
+    # with uint8 and 5.3 with int8 (fp32 11.1; one thread of an AMD EPYC with VNNI).
+    unsigned_activations = True
     shifts_as_convolution = False  # Mul and Add fuse into the operator before them
     settings: dict[str, str] = {  # noqa: RUF012
         "performance_hint": "latency",
