@@ -157,12 +157,12 @@ def test_the_most_sensitive_layers_stay_fp32_until_the_gate_passes(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     absurd = _absurd(context, only="images")  # what the stem reads is clipped to nothing
-    monkeypatch.setattr(stage, "stored_ranges", lambda *arguments: absurd)
+    monkeypatch.setattr(stage, "stored_ranges", lambda *arguments, **options: absurd)
     content = exported(context, INT8)
     assert content["kept_fp32"] == ["stem.0/Conv"]
     assert next(iter(content["sensitivity"])) == "stem.0/Conv"
     hopeless = _absurd(context)
-    monkeypatch.setattr(stage, "stored_ranges", lambda *arguments: hopeless)
+    monkeypatch.setattr(stage, "stored_ranges", lambda *arguments, **options: hopeless)
     with pytest.raises(FBNError, match=r"Even with the .* most sensitive layers in fp32"):
         exported(context, INT8)
 

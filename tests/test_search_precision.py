@@ -95,7 +95,7 @@ def test_the_form_is_that_which_the_budgets_targets_run_fastest() -> None:
 
     assert form("fp32", "openvino-cpu") == Form("fp32", False, False)
     assert form("bf16", "openvino-cpu") == Form("bf16", False, False)
-    assert form("int8", "openvino-cpu") == Form("int8", True, False)
+    assert form("int8", "openvino-cpu") == Form("int8", True, True)
     assert form("int8", "onnxruntime-cpu") == Form("int8", True, True)
     assert form("int8", "onnxruntime-cpu", "tensorrt") == Form("int8", True, False)
 
