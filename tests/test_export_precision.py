@@ -176,6 +176,16 @@ def test_layers_named_by_the_user_stay_fp32(context: Context) -> None:
     assert values == sorted(values, reverse=True)
 
 
+def test_the_seed_draws_the_images_and_weights_may_have_the_ranges_of_least_error(
+    context: Context,
+) -> None:
+    content = exported(context, INT8)
+    other = exported(context, dataclasses.replace(INT8, calibration_seed=7, weights_by_mse=True))
+    assert other["calibration"]["data_hash"] != content["calibration"]["data_hash"]
+    assert (content["weights_by_mse"], other["weights_by_mse"]) == (False, True)
+    assert exported(context, INT8)["calibration"] == content["calibration"]
+
+
 def test_the_simulation_computes_pairs_as_written(context: Context) -> None:
     exported(context, INT8)
     session = sensitivities.simulation(context.run.precision_model("int8").read_bytes())

@@ -50,17 +50,23 @@ def test_every_declared_class_and_member_exists(version: str) -> None:
 
 def unguarded(source: str) -> list[str]:
     """Names of TensorRT that some version lacks, used in a function that does not ask first
-    (``hasattr`` or ``getattr`` with a string)."""
+    (``hasattr`` or ``getattr`` with a string) for a name that only versions with both have."""
     everywhere = [{n for names in version.values() for n in names} for version in RECORDED.values()]
     partial = set.union(*everywhere) - set.intersection(*everywhere)
     found = []
     for scope in _functions(ast.parse(source)):
         nodes = list(ast.walk(scope))
-        if any(_asks(node) for node in nodes):
-            continue
-        attributes = (node.attr for node in nodes if isinstance(node, ast.Attribute))
-        found += [f"{scope.name}: {name}" for name in attributes if name in partial]
+        asked = {node.args[1].value for node in nodes if _asks(node)}  # type: ignore[attr-defined]
+        sure = [set.intersection(*have) for name in asked if (have := _with(name, everywhere))]
+        attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        missing = (attributes & partial).difference(*sure)
+        found += [f"{scope.name}: {name}" for name in sorted(missing)]
     return found
+
+
+def _with(name: str, versions: list[set[str]]) -> list[set[str]]:
+    """The versions that have ``name``."""
+    return [names for names in versions if name in names]
 
 
 def _functions(tree: ast.AST) -> list[ast.FunctionDef]:
@@ -91,9 +97,19 @@ def test_what_one_version_lacks_is_asked_for_before_it_is_used(path: Path) -> No
     ],
 )
 def test_the_guard_notices_what_a_version_dropped_or_another_added(call: str) -> None:
-    assert unguarded(f"def build():\n    {call}\n")
-    asked = f"def build():\n    if hasattr(config, 'something'):\n        {call}\n"
-    assert not unguarded(asked)
+    def asking(name: str) -> str:
+        return f"def build():\n    if hasattr(config, {name!r}):\n        {call}\n"
+
+    (found,) = unguarded(f"def build():\n    {call}\n")
+    assert unguarded(asking("something")) == [found]
+    assert unguarded(asking("create_network")) == [found], "Every version has that."
+    assert not unguarded(asking(found.removeprefix("build: ")))
+
+
+def test_a_name_may_be_asked_for_by_another_that_never_comes_without_it() -> None:
+    source = "def build():\n    if hasattr(config, 'create_runtime_cache'):\n        {}\n"
+    assert not unguarded(source.format("config.set_runtime_cache(cache)"))
+    assert unguarded(source.format("config.int8_calibrator = calibrator"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

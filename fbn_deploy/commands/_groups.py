@@ -200,8 +200,10 @@ class PrecisionOptions:
     calibration: options.Calibration = "mse"
     calibration_images: options.CalibrationImages = 500
     calibration_batch: options.CalibrationBatch = 8
+    calibration_seed: options.CalibrationSeed = None
     keep_fp32: options.KeepFp32 = None
     equalize: options.Equalize = False
+    weights_by_mse: options.WeightsByMse = False
     analyze: options.Analyze = False
 
     def settings(self) -> PrecisionSettings | None:
@@ -219,8 +221,10 @@ class PrecisionOptions:
             calibration=self.calibration,
             calibration_images=self.calibration_images,
             calibration_batch=self.calibration_batch,
+            calibration_seed=self.calibration_seed,
             keep_fp32=tuple(self.keep_fp32 or ()),
             equalize=self.equalize,
+            weights_by_mse=self.weights_by_mse,
             analyze=self.analyze,
         ).checked()
 

@@ -221,6 +221,10 @@ CalibrationImages = Annotated[
 CalibrationBatch = Annotated[
     int, typer.Option("--calibration-batch", help="Images calibrated at a time.")
 ]
+CalibrationSeed = Annotated[
+    int | None,
+    typer.Option("--calibration-seed", help="Draws the images.", show_default="the run's"),
+]
 MaxDrop = Annotated[
     float, typer.Option("--max-drop", help="Points of top-1 accuracy that may be lost.")
 ]
@@ -229,4 +233,8 @@ KeepFp32 = Annotated[
     typer.Option("--keep-fp32", help="A layer, module or pattern that int8 leaves; repeats."),
 ]
 Equalize = Annotated[bool, typer.Option("--equalize", help="Equalise channel ranges before int8.")]
+WeightsByMse = Annotated[
+    bool,
+    typer.Option("--weights-by-mse", help="Weight ranges of least error, not the largest weight."),
+]
 Analyze = Annotated[bool, typer.Option("--analyze", help="Which layers int8 costs most.")]

@@ -63,8 +63,12 @@ class PrecisionSettings:
     calibration: str = estimators.DEFAULT
     calibration_images: int = 500
     calibration_batch: int = 8
+    calibration_seed: int | None = None
+    """Of the images' draw; None: the run's."""
     keep_fp32: tuple[str, ...] = ()
     equalize: bool = False
+    weights_by_mse: bool = False
+    """Weight ranges by least squared error instead of the largest weight of a channel."""
     analyze: bool = False
 
     def checked(self) -> PrecisionSettings:
@@ -74,6 +78,8 @@ class PrecisionSettings:
             mistakes.append(str(unknown("precision", self.precision, LOWER)))
         if not 0 <= self.max_drop <= 100:
             mistakes.append(f"--max-drop is 0 to 100 points of accuracy, not {self.max_drop:g}.")
+        if self.calibration_seed is not None and self.calibration_seed < 0:
+            mistakes.append(f"--calibration-seed is 0 or above, not {self.calibration_seed}.")
         if self.calibration_batch < 1:
             mistakes.append(f"--calibration-batch is at least 1, not {self.calibration_batch}.")
         try:
@@ -155,6 +161,7 @@ class _Gate:
         about: dict[str, Any] = {
             "calibration": _about(ranges),
             "weight_levels": levels,
+            "weights_by_mse": settings.weights_by_mse,
             "activations": "uint8" if self.form.unsigned else "int8",
         }
         order: list[str] = []
@@ -163,7 +170,12 @@ class _Gate:
         kept, more = list(settings.keep_fp32), 1
         while True:
             quantized = quantized_int8(
-                model, ranges, keep_fp32=kept, weight_levels=levels, unsigned=self.form.unsigned
+                model,
+                ranges,
+                keep_fp32=kept,
+                weights_by_mse=settings.weights_by_mse,
+                weight_levels=levels,
+                unsigned=self.form.unsigned,
             )
             about["kept_fp32"] = kept
             try:
@@ -266,7 +278,8 @@ def stored_ranges(
             f"Calibrating with all {count} training images; "
             f"{settings.calibration_images} were asked."
         )
-    rows = sample_indices(split.labels, count, context.seed)
+    seed = context.seed if settings.calibration_seed is None else settings.calibration_seed
+    rows = sample_indices(split.labels, count, seed)
     said = [data.fingerprint, data.resolution, data.mean, data.std, split.rows[rows].tolist()]
     said += ["uint8"] if unsigned else []
     data_hash = hashlib.sha256(json.dumps(said).encode()).hexdigest()
