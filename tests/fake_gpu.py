@@ -33,6 +33,7 @@ class Cuda:
         self.memory_bytes, self.captures = memory_bytes, captures
         self.capturing: list[Callable[[], None]] | None = None
         self.clock_ms = 0.0
+        self.under_way: list[Callable[[], object]] = []
         self.launched = 0
 
     def enqueue(self, work: Callable[[], None]) -> None:
@@ -68,7 +69,18 @@ class Cuda:
         return (OK,)
 
     def cudaMemcpy(self, to: int, source: int, nbytes: int, kind: int) -> tuple[int]:
-        ctypes.memmove(to, source, nbytes)
+        """To the device it returns before the copy is done, as CUDA may with pageable memory."""
+        content = ctypes.string_at(source, nbytes) if kind == 1 else b""
+        if kind == 1:
+            self.under_way.append(lambda: ctypes.memmove(to, content, nbytes))
+        else:
+            self.cudaDeviceSynchronize()
+            ctypes.memmove(to, source, nbytes)
+        return (OK,)
+
+    def cudaDeviceSynchronize(self) -> tuple[int]:
+        while self.under_way:
+            self.under_way.pop(0)()
         return (OK,)
 
     def cudaStreamCreateWithFlags(self, flags: int) -> tuple[int, int]:

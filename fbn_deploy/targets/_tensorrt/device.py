@@ -53,6 +53,8 @@ class Buffer:
 
         kind = runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         checked(runtime.cudaMemcpy(self.address, array.ctypes.data, array.nbytes, kind))
+        # That may return while the copy is still under way, and ``Stream`` waits for nobody.
+        checked(runtime.cudaDeviceSynchronize())
 
     def read(self, array: npt.NDArray[Any]) -> None:
         """Copies it into a contiguous array and waits."""
