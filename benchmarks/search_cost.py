@@ -43,7 +43,7 @@ def searched(images: str, candidates: int, seed: int) -> dict[str, Any]:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         wall = time.perf_counter() - started
         found = read_json(Path(folder) / "search.json")
-    seconds = {part: found["timing"]["seconds"][part] for part in PARTS}
+    seconds = {part: found["timing"][part] for part in PARTS}
     rest = wall - sum(seconds.values())
     return {"seed": seed, "wall": wall, **seconds, "rest": rest, "pick": found["best"]["text"]}
 

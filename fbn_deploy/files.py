@@ -7,6 +7,7 @@ reader sees the old content or the new one, also after a crash or on a full disk
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,15 @@ from fbn_deploy.errors import FBNError
 
 _OWNER = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]  # no dot: they part a name
 _OLD_S = 86_400.0
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while some := file.read(1 << 20):
+            digest.update(some)
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:

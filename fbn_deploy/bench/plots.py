@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from fbn_deploy.files import replacing
 
 COLUMNS = 3
-LAST = 1e30  # stands for a value that is not finite
 
 
 def draw(content: Mapping[str, Any], directory: Path) -> list[Path]:
@@ -43,10 +42,9 @@ def _scores(content: Mapping[str, Any]) -> Figure:
     accuracies = [each["accuracy"] for each in architectures]
     for panel, result in zip(panels, results, strict=False):
         name = result["indicator"]
-        values = [each["values"].get(name) for each in architectures]
-        if is_composite := None in values:
-            values = [each["ranks"][name] for each in architectures]
-        shown = [value if abs(value) < LAST else math.nan for value in values]
+        is_composite = name not in architectures[0]["values"]
+        found = [each["ranks" if is_composite else "values"][name] for each in architectures]
+        shown = [math.nan if value is None else value for value in found]  # None: not finite
         panel.scatter(shown, accuracies, s=6, alpha=0.6)
         panel.set_title(f"{name}, τ {_text(result['kendall'])}", fontsize=9)
         if is_composite:

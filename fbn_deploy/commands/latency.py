@@ -19,13 +19,9 @@ Target = Annotated[str | None, typer.Option("--target", help="Only this target's
 
 def _known(target: str | None) -> str | None:
     """``target``; ``FBNError`` when no target has that name."""
-    from fbn_deploy.errors import unknown
-    from fbn_deploy.targets import targets
+    from fbn_deploy.targets import target_named
 
-    names = [each.name for each in targets()]
-    if target is not None and target not in names:
-        raise unknown("target", target, names)
-    return target
+    return None if target is None else target_named(target).name
 
 
 @app.command("show")

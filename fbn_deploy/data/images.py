@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fbn_deploy.cores import number_of_cores
 from fbn_deploy.data.reader import Pixels, Reader, UnreadableImageError
 from fbn_deploy.errors import FBNError
 
@@ -92,7 +93,7 @@ class DecodedImages:
 
     def batch(self, rows: Tensor) -> Tensor:
         if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
-            self._pool = os.getpid(), ThreadPoolExecutor(_num_threads(), "decode")
+            self._pool = os.getpid(), ThreadPoolExecutor(number_of_cores(), "decode")
         pixels = np.stack(list(self._pool[1].map(self._square, rows.tolist())))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
@@ -184,7 +185,7 @@ def _for_each(count: int, work: Callable[[int], None], progress: Progress | None
         started = time.perf_counter()
         collect(chunk, run(chunk))
         chunk_ms = (time.perf_counter() - started) * 1000
-    threads = _num_threads() if chunk_ms / _CHUNK > _WORTH_THREADS_MS else 1
+    threads = number_of_cores() if chunk_ms / _CHUNK > _WORTH_THREADS_MS else 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         futures = [pool.submit(run, chunk) for chunk in chunks[2:]]
@@ -203,8 +204,3 @@ def unreadable(failures: Sequence[str], count: int) -> FBNError:
         f"{len(failures)} of {count} images cannot be read:\n{named}{more}\n"
         "Remove or replace them and start again."
     )
-
-
-def _num_threads() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
@@ -16,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from fbn_deploy.cores import number_of_cores
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.estimators import Estimator
 from fbn_deploy.export.histogram import NOTHING, UNSIGNED_LEVELS, GrowingHistogram
 from fbn_deploy.export.ranges import Ranges, model_hash
-from fbn_deploy.latency.machine import allowed_cores
 from fbn_deploy.progress import Reporter
 
 MIN_IMAGES = 8
@@ -121,7 +120,7 @@ def _session(model: ir.Model, tensors: Sequence[str]) -> Any:
     watched.graph.outputs.extend(values[name] for name in tensors)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = len(allowed_cores() or ()) or os.cpu_count() or 1
+    options.intra_op_num_threads = number_of_cores()
     return onnxruntime.InferenceSession(
         ir.to_proto(watched).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

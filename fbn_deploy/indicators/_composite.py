@@ -103,14 +103,16 @@ def indicators_of(name: str) -> tuple[str, ...]:
 
 def needs_training(names: Sequence[str]) -> bool:
     """Whether one of the composites or indicators reads what training has written."""
-    parts = {part for name in names for part in indicators_of(name)}
-    return any(Need.TRAINING in indicator(part).needs for part in parts)
+    return _any_needs(names, Need.TRAINING)
 
 
 def needs_skeleton(names: Sequence[str]) -> bool:
     """Whether one of them reads the bare network, which a proxy of the space is not."""
-    parts = {part for name in names for part in indicators_of(name)}
-    return any(Need.SKELETON in indicator(part).needs for part in parts)
+    return _any_needs(names, Need.SKELETON)
+
+
+def _any_needs(names: Sequence[str], need: Need) -> bool:
+    return any(need in indicator(part).needs for name in names for part in indicators_of(name))
 
 
 def composite_rank(name: str, scores: Sequence[Mapping[str, float]]) -> list[float]:

@@ -104,8 +104,13 @@ class Inventory:
         self, space: Mapping[str, Any], num_classes: int, batch: int, precision: str, bn: str
     ) -> str | None:
         """How this differs from what is asked for, in words; None when it is the same."""
-        asked = {**space, "classes": num_classes, "batch": batch, "precision": precision}
-        asked["bn"] = bn
+        asked = {
+            **space,
+            "classes": num_classes,
+            "batch": batch,
+            "precision": precision,
+            "bn": bn,
+        }
         here = {
             **self.space,
             "classes": self.num_classes,

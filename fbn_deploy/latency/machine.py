@@ -98,13 +98,6 @@ class ThisMachine:
         )
 
 
-def allowed_cores() -> tuple[int, ...] | None:
-    """The cores that this process may run on; None where the system does not say."""
-    if not hasattr(os, "sched_getaffinity"):
-        return None
-    return tuple(sorted(os.sched_getaffinity(0)))
-
-
 def _median_us(work: Callable[[], object], runs: int) -> float:
     times = []
     for _ in range(runs):

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fbn_deploy.cores import allowed_cores
 from fbn_deploy.errors import unknown
 from fbn_deploy.latency import confirm
 from fbn_deploy.latency.crowding import Pace, best_pace
-from fbn_deploy.latency.machine import allowed_cores, arithmetic_work
+from fbn_deploy.latency.machine import arithmetic_work
 from fbn_deploy.latency.network import Network, network_from
 from fbn_deploy.latency.record import Conditions, LatencyRecord, conditions_of, utc_now
 from fbn_deploy.latency.slowdown import slow_reference_us, slowdown_of

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fbn_deploy.cores import allowed_cores
 from fbn_deploy.errors import FBNError
-from fbn_deploy.latency.machine import allowed_cores
 from fbn_deploy.latency.timing import Timing
 
 if TYPE_CHECKING:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from fbn_deploy.bench.choose import chosen
 from fbn_deploy.bench.settings import Asked
 from fbn_deploy.bench.trained import REASONS, trained_table
 from fbn_deploy.bench.trained import Trained as TrainedRow
-from fbn_deploy.files import write_json
+from fbn_deploy.files import sha256_of, write_json
 from fbn_deploy.indicators import composite_rank, needs_skeleton, needs_training
 from fbn_deploy.pipeline.answers import LAST, scorers
 from fbn_deploy.pipeline.context import Context
@@ -100,7 +99,7 @@ def bench(context: Context, asked: Asked) -> dict[str, Any]:
                 "latency_ms": row.latency_ms,
                 "ranks": {each.name: each.ranks[number] for each in scored},
                 "values": {
-                    indicator: value
+                    indicator: value if abs(value) < LAST else None
                     for each in scored
                     for indicator, value in each.values[number].items()
                     if len(each.values[number]) == 1
@@ -183,17 +182,14 @@ def _homes(context: Context, asked: Asked) -> tuple[dict[str, _Home], dict[str, 
         untrained = untrained_supernet(context, main.supernet.seed)
     explicit = settings.supernet is not None or context.supernet_settings.epochs is not None
     homes: dict[str, _Home] = {}
-    small: Supernet | None = None
+    places: dict[tuple[bool, bool], Supernet] = {}  # built once for all names that share them
     for name in settings.indicators:
-        if needs_skeleton([name]) or explicit or needs_training([name]):
-            base, of = main, identity
-        else:
-            base, of = untrained, untrained.settings.as_json()
-        if base.settings.epochs == 0 and not needs_skeleton([name]):
-            small = small or base.scored_in(context, proxy=settings.proxy)
-            homes[name] = _Home(small, of, 0)
-        else:
-            homes[name] = _Home(base.supernet, of, base.settings.epochs)
+        bare = needs_skeleton([name])
+        in_main = bare or explicit or needs_training([name])
+        base, of = (main, identity) if in_main else (untrained, untrained.settings.as_json())
+        if (in_main, bare) not in places:
+            places[in_main, bare] = base.scored_in(context, [name], proxy=settings.proxy)
+        homes[name] = _Home(places[in_main, bare], of, base.settings.epochs)
     return homes, story
 
 
@@ -211,7 +207,7 @@ def _main(context: Context, asked: Asked) -> tuple[Trained, Any, dict[str, Any]]
         )
     supernet, about = loaded_supernet(context, file)
     context.reporter.say(f"Supernet: {file}")
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    sha256 = sha256_of(file)
     story = {
         "file": str(file),
         "sha256": sha256,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import onnx_from_module
 from fbn_deploy.export.verification import Verification, verify
-from fbn_deploy.files import replacing, write_json
+from fbn_deploy.files import replacing, sha256_of, write_json
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import Target
@@ -50,7 +49,7 @@ def export_subnet(
     content = {
         "schema": SCHEMA,
         "model": run.model.name,
-        "onnx_sha256": hashlib.sha256(run.model.read_bytes()).hexdigest(),
+        "onnx_sha256": sha256_of(run.model),
         "batchnorms": {"before": report.batchnorm_before, "after": report.batchnorm_after},
         "results": [result.as_json() for result in results],
     }

@@ -38,7 +38,7 @@ from fbn_deploy.export.precision.form import Form
 from fbn_deploy.export.precision.sensitivity import sensitivity
 from fbn_deploy.export.ranges import Ranges, model_hash
 from fbn_deploy.export.verification import Verification, verify
-from fbn_deploy.files import replacing, write_json
+from fbn_deploy.files import replacing, sha256_of, write_json
 from fbn_deploy.latency.cache import known_pace
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.pipeline.context import Context
@@ -230,7 +230,7 @@ class _Gate:
         content = {
             "schema": SCHEMA,
             "model": path.name,
-            "onnx_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "onnx_sha256": sha256_of(path),
             "precision": settings.precision,
             "max_drop": settings.max_drop,
             **about,

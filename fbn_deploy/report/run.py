@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.files import sha256_of
 from fbn_deploy.report.exported import (
     Check,
     Engine,
@@ -239,10 +239,4 @@ def _files(run: RunDir) -> tuple[File, ...]:
 
 
 def _sha256(path: Path) -> str:
-    if path.suffix not in (".onnx", ".engine"):
-        return ""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while some := file.read(1 << 20):
-            digest.update(some)
-    return digest.hexdigest()
+    return sha256_of(path) if path.suffix in (".onnx", ".engine") else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fbn_deploy.cores import number_of_cores
 from fbn_deploy.data import ImageData, train_batches
 from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError, unknown
@@ -184,8 +184,7 @@ def _update(
 
 def _workers(asked: int | None, wanted: bool) -> int:
     if asked is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return (cores or 1) if wanted else 0
+        return number_of_cores() if wanted else 0
     if asked < 0:
         raise FBNError(f"Workers are 0 (a thread of this process) or more, not {asked}.")
     return asked

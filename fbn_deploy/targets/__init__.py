@@ -30,6 +30,7 @@ __all__ = [
     "ready_target",
     "refuse_form",
     "shifts_as_convolution",
+    "target_named",
     "targets",
     "unsigned_activations",
 ]
@@ -37,14 +38,14 @@ __all__ = [
 
 def targets() -> list[Target]:
     """Every target, ready or not, the most wanted first."""
-    found = [_target(name) for name in plugins.names(__name__)]
+    found = [target_named(name) for name in plugins.names(__name__)]
     return sorted(found, key=lambda target: (target.preference, target.name))
 
 
 def ready_target(name: str) -> Target:
     """The target ``name``. Raises ``FBNError`` when it does not exist, or is not ready: then
     with the reason, the command that mends it, and a target that is ready."""
-    target = _target(name)
+    target = target_named(name)
     reason = target.missing()
     if reason is None:
         return target
@@ -56,14 +57,14 @@ def ready_target(name: str) -> Target:
 def shifts_as_convolution(names: Iterable[str]) -> bool:
     """Whether a file for the targets ``names`` holds what folding leaves of a BatchNorm as a
     convolution: where one of them wants that, and where none is named."""
-    wanted = [_target(name).shifts_as_convolution for name in names]
+    wanted = [target_named(name).shifts_as_convolution for name in names]
     return any(wanted) or not wanted
 
 
 def unsigned_activations(names: Iterable[str]) -> bool:
     """Whether an int8 file for the targets ``names`` holds its activations as uint8: where one of
     them wants that, and all of them take it."""
-    wanted = {_target(name).unsigned_activations for name in names}
+    wanted = {target_named(name).unsigned_activations for name in names}
     return True in wanted and False not in wanted
 
 
@@ -84,7 +85,7 @@ def form_for(precision: str, names: Iterable[str], keep_fp32: Iterable[str] = ()
 def refuse_form(name: str, precision: str, unsigned: bool | None = None) -> None:
     """``FBNError`` where the target ``name`` does not run ``precision``, or would hold int8
     activations otherwise than ``unsigned`` says."""
-    target = _target(name)
+    target = target_named(name)
     if precision not in target.precisions:
         raise FBNError(
             f"Target {name!r} does not run {precision}; it runs {', '.join(target.precisions)}."
@@ -106,7 +107,7 @@ def engine_targets() -> list[str]:
 def engine_builder(name: str) -> EngineBuilder:
     """The target ``name``, which builds engines here. Raises ``FBNError`` when it does not exist,
     runs ONNX files itself, or cannot build on this machine."""
-    target = _target(name)
+    target = target_named(name)
     if not isinstance(target, EngineBuilder):
         raise FBNError(
             f"Target {name!r} runs ONNX files and builds no engines; those that do: "
@@ -132,6 +133,7 @@ def default_target(precision: str = "fp32") -> Target:
     raise FBNError(f"No target that runs {precision} is ready here.\n" + "\n".join(reasons))
 
 
-def _target(name: str) -> Target:
+def target_named(name: str) -> Target:
+    """The target of that name, ready or not; ``FBNError`` lists what exists."""
     target: Target = plugins.load(__name__, name, "target").TARGET
     return target

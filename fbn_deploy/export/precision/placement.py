@@ -24,8 +24,7 @@ NONNEGATIVE = frozenset({"HardSigmoid", "Relu", "Sigmoid", "Softmax"})
 VIEWS = frozenset(
     {"Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )
-
-MOVES = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+SAME_CHANNELS = frozenset({"Flatten", "Identity"})  # of them, with the same means
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def root(value: ir.Value) -> ir.Value:
 def mean_root(value: ir.Value) -> ir.Value:
     """The tensor whose means by channel are those of ``value``: a MaxPool keeps the largest of its
     source's values, so its range, and not its mean; what moves axes puts other channels there."""
-    return _source(value, VIEWS - {"MaxPool"} - MOVES)
+    return _source(value, SAME_CHANNELS)
 
 
 def _source(value: ir.Value, through: Collection[str]) -> ir.Value:

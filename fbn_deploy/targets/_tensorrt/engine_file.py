@@ -34,12 +34,6 @@ class Here:
     compute_capability: tuple[int, int] | None
 
 
-def sha256(content: bytes | Path) -> str:
-    """Of bytes, or of a file's content."""
-    data = content.read_bytes() if isinstance(content, Path) else content
-    return hashlib.sha256(data).hexdigest()
-
-
 def story_path(engine: Path) -> Path:
     """The JSON file beside ``engine``."""
     return engine.with_name(engine.name + ".json")
@@ -53,7 +47,12 @@ def save(
     ``check`` is asked before either has its name; what it returns is the story's
     ``verification``. Killed between the two files, they do not match, and ``load`` says so.
     """
-    whole = {"schema": SCHEMA, "bytes": len(plan), "sha256": sha256(plan), **story}
+    whole = {
+        "schema": SCHEMA,
+        "bytes": len(plan),
+        "sha256": hashlib.sha256(plan).hexdigest(),
+        **story,
+    }
     whole["verification"] = _checked(plan, whole, check) if check is not None else None
     with replacing(engine) as temporary:
         temporary.write_bytes(plan)
@@ -111,7 +110,7 @@ def load(engine: Path, here: Here) -> tuple[bytes, dict[str, Any]]:
         raise FBNError(
             f"{engine} is not whole: {len(plan)} bytes, and {story['bytes']} were written. {again}"
         )
-    if sha256(plan) != story["sha256"]:
+    if hashlib.sha256(plan).hexdigest() != story["sha256"]:
         raise FBNError(f"{engine} is damaged: its content is not what was written. {again}")
     if problem := foreign(story, here):
         raise FBNError(f"{engine} {problem}. {again}")
