@@ -31,7 +31,9 @@ OWN = (
     "cpi-spectra,expressivity-regions,trainability-conditioning,"
     "cpi-regions,cpi-paper,trainability,uncertainty,gamma"
 )
-BASELINES = "cpi,naswot,jacob-cov,synflow,three-proxy,snip,grasp,fisher,zico,az-nas,params,flops"
+BASELINES = (
+    "cpi,naswot,jacob-cov,synflow,three-proxy,snip,grasp,fisher,ntk,te-nas,zico,az-nas,params,flops"
+)
 ALL = f"{OWN},az-nas,three-proxy,naswot,synflow,flops"
 NB201 = (
     "--space nasbench201 --table {tables}/nasbench201_cifar10.csv.gz --architecture-column arch_str"
@@ -57,8 +59,10 @@ CASES = {
     "macro_s0": f"{MACRO} --epochs 0 --indicators {ALL} --seed 0",
     "macro_trained_s0": f"{MACRO} --epochs 3.84 --indicators {OWN} --seed 0",
     # Everybody at home, by the defaults: cpi in the proxy, baselines in the benchmark's skeleton.
-    "baselines_s0": f"{NB201} --samples 200 --seed 0 --indicators {BASELINES}",
-    "macro_baselines_s0": f"{MACRO_TABLE} --samples 100 --seed 0 --indicators {BASELINES}",
+    **{f"baselines_s{s}": f"{NB201} --samples 200 --seed {s} --indicators {BASELINES}"
+       for s in range(3)},
+    **{f"macro_baselines_s{s}": f"{MACRO_TABLE} --samples 100 --seed {s} --indicators {BASELINES}"
+       for s in range(3)},
     # The defaults: candidates of the benchmark's own skeleton, scored in the space's proxy.
     **{f"search_s{s}": f"{NB201}{TX2} --indicators cpi,flops --seed {s}" for s in range(10)},
 }  # fmt: skip

@@ -7,6 +7,10 @@ composite's indicators k:
 - ``mean`` = mean_k r_k (FBN-NAS);
 - ``log`` = −Σ_k log((m + 1 − r_k) / m) (AZ-NAS, Lee and Ham 2024, with its sign
   turned): a candidate that is poor by one indicator is not made up for by the others.
+
+What tells good candidates from poor ones need not tell good ones from each other. A composite may
+name an indicator that does: its best fifth is then ordered anew among itself, by the same
+combination of that order and that indicator.
 """
 
 from __future__ import annotations
@@ -39,25 +43,45 @@ def _log(ranks: Ranks) -> Ranks:
 
 
 COMBINED: dict[str, Callable[[Ranks], Ranks]] = {"mean": _mean, "log": _log}
+BEST = 0.2  # of all candidates
 
 
 @dataclass(frozen=True)
 class Composite:
-    """Indicators and the way in which their ranks become one number: a key of ``COMBINED``."""
+    """Indicators and the way in which their ranks become one number: a key of ``COMBINED``.
+    ``among_best`` helps to order the best fifth."""
 
-    parts: tuple[str, ...]
+    of_all: tuple[str, ...]
     combined: str = "mean"
+    among_best: str | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All indicators that it reads."""
+        return (*self.of_all, self.among_best) if self.among_best else self.of_all
 
     @property
     def description(self) -> str:
         """One line."""
-        return f"{self.combined} rank of {', '.join(self.parts)}"
+        then = f"; the best fifth also by {self.among_best}" if self.among_best else ""
+        return f"{self.combined} rank of {', '.join(self.of_all)}{then}"
 
 
 COMPOSITES: dict[str, Composite] = {
     # FBN-NAS's three perspectives, each by the definition that the evidence supports
     # (benchmarks/results/ablation.md): expressivity, trainability, uncertainty.
     "cpi": Composite(
+        (
+            "expressivity-rank",
+            "trainability-gradients",
+            "uncertainty-eigenvalue",
+            "uncertainty-signal",
+        ),
+        "log",
+        among_best="trainability-coherence",
+    ),
+    # The same without a second look at the best.
+    "cpi-gradients": Composite(
         (
             "expressivity-rank",
             "trainability-gradients",
@@ -118,10 +142,21 @@ def _any_needs(names: Sequence[str], need: Need) -> bool:
 def composite_rank(name: str, scores: Sequence[Mapping[str, float]]) -> list[float]:
     """The rank of every candidate by the composite or indicator ``name``; lower is better."""
     of = composite(name)
-    ranks = []
-    for part in of.parts:
-        sign = -1.0 if indicator(part).higher_is_better else 1.0
-        values = [sign * score[part] for score in scores]
-        ranks.append(rankdata([v if math.isfinite(v) else math.inf for v in values]))
-    combined: list[float] = COMBINED[of.combined](np.array(ranks)).tolist()
-    return combined
+    combined = COMBINED[of.combined]
+    ranks = combined(np.array([_ranks(part, scores) for part in of.of_all]))
+    if of.among_best:
+        places = rankdata(ranks)
+        best = np.flatnonzero(places <= math.ceil(BEST * len(places)))
+        again = _ranks(of.among_best, [scores[number] for number in best])
+        places[best] = rankdata(combined(np.array([rankdata(ranks[best]), again])))
+        ranks = places
+    listed: list[float] = ranks.tolist()
+    return listed
+
+
+def _ranks(name: str, scores: Sequence[Mapping[str, float]]) -> Ranks:
+    """Ranks by one indicator, 1 the best."""
+    sign = -1.0 if indicator(name).higher_is_better else 1.0
+    values = [sign * score[name] for score in scores]
+    ranks: Ranks = rankdata([v if math.isfinite(v) else math.inf for v in values])
+    return ranks

@@ -171,9 +171,8 @@ def measured_table(
         with reporter.task(f"{title} again that were disturbed", len(disturbed), "graphs") as task:
             vain = 0
             for number, name in enumerate(disturbed, 1):
-                again = meter.measure(network_of(name), fresh=True)
-                records[name] = records[name] if again.disturbed else again
-                vain = vain + 1 if again.disturbed else 0
+                records[name] = meter.settled(network_of(name), records[name])
+                vain = vain + 1 if records[name].disturbed else 0
                 if vain == _VAIN:
                     break
                 task.update(number, name)

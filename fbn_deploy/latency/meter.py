@@ -126,6 +126,16 @@ class LatencyMeter:
         stored = None if fresh else self._from_cache(conditions)
         return stored or self._keep(self._measured(network, conditions, how), fresh)
 
+    def settled(
+        self, model: Model, record: LatencyRecord, protocol: str = "quick"
+    ) -> LatencyRecord:
+        """``record`` unless it was disturbed, perhaps when it was stored, by what is over now: then
+        ``model`` is measured again, and what that gives stands if it was not disturbed."""
+        if not record.disturbed:
+            return record
+        again = self.measure(model, protocol, fresh=True)
+        return record if again.disturbed else again
+
     def known(
         self, network_hash: str, inputs: Mapping[str, tuple[int, ...]], protocol: str = "quick"
     ) -> LatencyRecord | None:

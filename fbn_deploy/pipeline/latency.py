@@ -80,11 +80,7 @@ class Whole:
         key = self._space.canonical(architecture)
         if key not in self._known:
             model = self._deployed(architecture)
-            found = self._meter.measure(model)
-            if found.disturbed:  # perhaps when it was stored, by what is over now
-                again = self._meter.measure(model, fresh=True)
-                found = found if again.disturbed else again
-            self._known[key] = found.value_ms
+            self._known[key] = self._meter.settled(model, self._meter.measure(model)).value_ms
         return self._known[key]
 
     def known_ms(self, architecture: Architecture) -> float | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from fbn_deploy.targets import _cpu, _onnxruntime, _opening
 
 
-class OnnxRuntimeCpu:
+class OnnxRuntimeCpu(_cpu.OnCpu):
     """ONNX Runtime's CPU provider; see ``_onnxruntime.py`` for its settings."""
 
     name = "onnxruntime-cpu"
@@ -18,10 +18,6 @@ class OnnxRuntimeCpu:
     unsigned_activations = True  # with int8, convolutions before a ReLU run in fp32
     settings = _onnxruntime.SETTINGS
 
-    @property
-    def int8_weight_levels(self) -> int:
-        return _cpu.int8_weight_levels()
-
     def missing(self) -> str | None:
         return _onnxruntime.import_problem()
 
@@ -29,15 +25,6 @@ class OnnxRuntimeCpu:
         import onnxruntime
 
         return {"onnxruntime": onnxruntime.__version__}
-
-    def device(self) -> str:
-        return _cpu.device_name()
-
-    def power_state(self) -> str:
-        return _cpu.power_state()
-
-    def clock_mhz(self) -> float | None:
-        return _cpu.clock_mhz()
 
     def open(
         self,

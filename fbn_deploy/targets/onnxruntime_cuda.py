@@ -18,7 +18,7 @@ _PROBE = bytes.fromhex(
 )
 
 
-class OnnxRuntimeCuda:
+class OnnxRuntimeCuda(_cuda.OnCuda):
     """ONNX Runtime on the first NVIDIA GPU. ``enqueue`` returns when the GPU has finished."""
 
     name = "onnxruntime-cuda"
@@ -56,15 +56,6 @@ class OnnxRuntimeCuda:
             "driver_cuda": _cuda.driver_version(),
             "driver": _cuda.driver_release(),
         }
-
-    def device(self) -> str:
-        return _cuda.device_name()
-
-    def power_state(self) -> str:
-        return _cuda.power_state()
-
-    def clock_mhz(self) -> float | None:
-        return _cuda.clock_mhz()
 
     def open(
         self,

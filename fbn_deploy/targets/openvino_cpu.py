@@ -174,7 +174,7 @@ class OpenVinoSession:
         self.close()
 
 
-class OpenVinoCpu:
+class OpenVinoCpu(_cpu.OnCpu):
     """OpenVINO's CPU plugin: latency hint, one stream, explicit threads and precision."""
 
     name = "openvino-cpu"
@@ -191,10 +191,6 @@ class OpenVinoCpu:
         "pinning": "off",
     }
 
-    @property
-    def int8_weight_levels(self) -> int:
-        return _cpu.int8_weight_levels()
-
     def missing(self) -> str | None:
         mend = 'Install it with pip install "fbn-deploy[openvino]"'
         try:
@@ -209,15 +205,6 @@ class OpenVinoCpu:
         import openvino
 
         return {"openvino": openvino.__version__}
-
-    def device(self) -> str:
-        return _cpu.device_name()
-
-    def power_state(self) -> str:
-        return _cpu.power_state()
-
-    def clock_mhz(self) -> float | None:
-        return _cpu.clock_mhz()
 
     def open(
         self,

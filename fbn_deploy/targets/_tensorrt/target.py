@@ -37,7 +37,7 @@ _SWOLLEN_WARNING = (
 
 
 @dataclass(frozen=True)
-class TensorRtTarget:
+class TensorRtTarget(_cuda.OnCuda):
     """An NVIDIA GPU by way of ``package``."""
 
     package: Package
@@ -91,15 +91,6 @@ class TensorRtTarget:
             "driver": _cuda.driver_release(),
         }
         return {name: version for name, version in known.items() if version}
-
-    def device(self) -> str:
-        return _cuda.device_name()
-
-    def power_state(self) -> str:
-        return _cuda.power_state()
-
-    def clock_mhz(self) -> float | None:
-        return _cuda.clock_mhz()
 
     def open(
         self,
