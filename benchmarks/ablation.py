@@ -27,7 +27,7 @@ from fbn_deploy.indicators import composite_rank, indicators_of
 from fbn_deploy.ranking import kendall, kendall_among_best
 
 SAMPLES = 300
-COMPOSITES = ("cpi", "cpi-spectra", "cpi-paper")
+COMPOSITES = ("cpi", "cpi-gradients", "cpi-spectra", "cpi-paper")
 NAMES = tuple(dict.fromkeys(part for name in COMPOSITES for part in indicators_of(name)))
 BASE = Setup(CELLS, SMALL["nasbench201"])
 

@@ -5,9 +5,9 @@
 The base of ``ablation.py`` (NAS-Bench-201, one cell a stage, 32 channels, 16 pixels, fair
 BatchNorm), untrained and after 1,500 steps, 8 batches of 64 images. Variants of γ/σ (how channels
 and BatchNorms combine, squares, whose σ), of Monte Carlo BatchNorm (T, what varies, what the
-variance is divided by), of ``cpi`` (how its parts' ranks combine, of how many images), and the mean
-of its ranks over three initialisations. Kendall τ with accuracies, and τ with multiply-adds held
-constant. Prints a table and writes ``results/definitions.json``.
+variance is divided by), of ``cpi-gradients`` (how its parts' ranks combine, of how many images),
+and the mean of its ranks over three initialisations. Kendall τ with accuracies, and τ with
+multiply-adds held constant. Prints a table and writes ``results/definitions.json``.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ VARIANTS: dict[str, tuple[Callable[[Candidate], float], bool]] = {
 INDICATORS = tuple(
     Indicator(name, "", formula, better, READ) for name, (formula, better) in VARIANTS.items()
 )
-CPI = indicators_of("cpi")
+CPI = "cpi-gradients"
+PARTS = indicators_of(CPI)
 
 Ranks = NDArray[np.float64]
 WAYS: dict[str, Callable[[Ranks], Ranks]] = {
@@ -143,9 +144,9 @@ def scored(
 
 
 def cpi_variants(scores: Sequence[Mapping[str, float]]) -> dict[str, Ranks]:
-    """How good by every way to combine the ranks of ``cpi``'s parts."""
-    ranks = np.array([composite_rank(part, scores) for part in CPI])
-    return {f"ranks of cpi, {name}": -of(ranks) for name, of in WAYS.items()}
+    """How good by every way to combine the ranks of cpi-gradients' parts."""
+    ranks = np.array([composite_rank(part, scores) for part in PARTS])
+    return {f"ranks of {CPI}, {name}": -of(ranks) for name, of in WAYS.items()}
 
 
 def measured(places: Places, seed: int, samples: int) -> dict[str, dict[str, list[float | None]]]:
@@ -156,7 +157,7 @@ def measured(places: Places, seed: int, samples: int) -> dict[str, dict[str, lis
         _, supernet = places.supernet(setup)
         rows = places.rows(setup.benchmark, supernet, samples, seed)
         architectures = [row.architecture for row in rows]
-        scores = scored(places, setup, architectures, [*INDICATORS, *CPI, FLOPS])
+        scores = scored(places, setup, architectures, [*INDICATORS, *PARTS, FLOPS])
         quality = {
             each.name: quality_of([s[each.name] for s in scores], each.higher_is_better)
             for each in INDICATORS
@@ -165,17 +166,17 @@ def measured(places: Places, seed: int, samples: int) -> dict[str, dict[str, lis
         if state == "untrained":
             for images in (16, 32, 128):
                 few = replace(setup, batches=1, batch_size=images)
-                quality[f"cpi of {images} images"] = -np.array(
-                    composite_rank("cpi", scored(places, few, architectures, CPI))
+                quality[f"{CPI} of {images} images"] = -np.array(
+                    composite_rank(CPI, scored(places, few, architectures, PARTS))
                 )
             several = [
                 composite_rank(
-                    "cpi",
-                    scored(places, replace(setup, seed=seed + k, batches=1), architectures, CPI),
+                    CPI,
+                    scored(places, replace(setup, seed=seed + k, batches=1), architectures, PARTS),
                 )
                 for k in range(3)
             ]
-            quality["cpi, mean of three initialisations"] = -np.array(several).mean(0)
+            quality[f"{CPI}, mean of three initialisations"] = -np.array(several).mean(0)
         accuracies = [row.accuracy for row in rows]
         flops = [s[FLOPS] for s in scores]
         found[state] = {

@@ -72,7 +72,8 @@ def table1(bench: Bench) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, bn, by in (
         ("fair, paper's composite", "fair", "cpi-paper"),
-        ("fair, default composite", "fair", "cpi"),
+        ("fair, cpi-gradients", "fair", "cpi-gradients"),
+        ("fair, cpi", "fair", "cpi"),
         ("fair, gamma", "fair", "gamma"),
         ("conv-only, gamma", "conv-only", "gamma"),
     ):

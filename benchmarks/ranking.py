@@ -27,12 +27,13 @@ from fbn_deploy.files import read_json, write_json
 from fbn_deploy.targets._cpu import device_name
 
 OWN = (
-    "cpi,expressivity-rank,trainability-gradients,uncertainty-eigenvalue,uncertainty-signal,"
-    "cpi-spectra,expressivity-regions,trainability-conditioning,"
+    "cpi,cpi-gradients,expressivity-rank,trainability-gradients,uncertainty-eigenvalue,"
+    "uncertainty-signal,trainability-coherence,cpi-spectra,expressivity-regions,trainability-conditioning,"
     "cpi-regions,cpi-paper,trainability,uncertainty,gamma"
 )
 BASELINES = (
-    "cpi,naswot,jacob-cov,synflow,three-proxy,snip,grasp,fisher,ntk,te-nas,zico,az-nas,params,flops"
+    "cpi,cpi-gradients,naswot,jacob-cov,synflow,three-proxy,snip,grasp,fisher,te-nas,zico,az-nas,"
+    "params,flops"
 )
 ALL = f"{OWN},az-nas,three-proxy,naswot,synflow,flops"
 NB201 = (
@@ -59,10 +60,9 @@ CASES = {
     "macro_s0": f"{MACRO} --epochs 0 --indicators {ALL} --seed 0",
     "macro_trained_s0": f"{MACRO} --epochs 3.84 --indicators {OWN} --seed 0",
     # Everybody at home, by the defaults: cpi in the proxy, baselines in the benchmark's skeleton.
-    **{f"baselines_s{s}": f"{NB201} --samples 200 --seed {s} --indicators {BASELINES}"
-       for s in range(3)},
-    **{f"macro_baselines_s{s}": f"{MACRO_TABLE} --samples 100 --seed {s} --indicators {BASELINES}"
-       for s in range(3)},
+    **{f"baselines_s{s}": f"{NB201} --samples {n} --seed {s} --indicators {BASELINES}"
+       for s, n in enumerate((200, 100, 100))},
+    "macro_baselines_s0": f"{MACRO_TABLE} --samples 100 --seed 0 --indicators {BASELINES}",
     # The defaults: candidates of the benchmark's own skeleton, scored in the space's proxy.
     **{f"search_s{s}": f"{NB201}{TX2} --indicators cpi,flops --seed {s}" for s in range(10)},
 }  # fmt: skip

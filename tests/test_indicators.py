@@ -280,6 +280,23 @@ def test_the_log_composite_sinks_what_is_poor_by_one_indicator() -> None:
     assert ranks == pytest.approx([log(3), -2 * log(2 / 3), log(3)])
 
 
+def test_a_composite_may_order_its_best_fifth_by_another_indicator_as_well() -> None:
+    # Of 15 candidates the first three by flops are ordered anew: flops ranks 1, 2, 3 and params
+    # ranks 3, 1, 2 have the means 2, 1.5, 2.5. The others keep their places, whatever their params.
+    scores = [{"flops": 15.0 - n, "params": 100.0 + n} for n in range(15)]
+    for number, params in enumerate((1.0, 3.0, 2.0)):
+        scores[number]["params"] = params
+    COMPOSITES["test-then"] = Composite(("flops",), "mean", among_best="params")
+    try:
+        ranks = composite_rank("test-then", scores)
+        assert indicators_of("test-then") == ("flops", "params")
+        few = composite_rank("test-then", scores[:4])
+    finally:
+        del COMPOSITES["test-then"]
+    assert ranks == [2.0, 1.0, 3.0, *range(4, 16)]
+    assert few == [1.0, 2.0, 3.0, 4.0], "A fifth of four is one candidate."
+
+
 def test_the_composite_is_the_mean_of_ranks_and_ties_share() -> None:
     scores = [{"flops": 3.0, "ntk": 5.0}, {"flops": 1.0, "ntk": 1.0}, {"flops": 3.0, "ntk": 2.0}]
     COMPOSITES["test-mean"] = Composite(("flops", "ntk"))

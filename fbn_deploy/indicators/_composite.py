@@ -147,7 +147,7 @@ def composite_rank(name: str, scores: Sequence[Mapping[str, float]]) -> list[flo
     if of.among_best:
         places = rankdata(ranks)
         best = np.flatnonzero(places <= math.ceil(BEST * len(places)))
-        again = _ranks(of.among_best, [scores[number] for number in best])
+        again = _ranks(of.among_best, [scores[int(number)] for number in best])
         places[best] = rankdata(combined(np.array([rankdata(ranks[best]), again])))
         ranks = places
     listed: list[float] = ranks.tolist()
