@@ -28,6 +28,8 @@ from rich.table import Table
 
 from fbn_deploy.data import load_data
 from fbn_deploy.files import read_json, write_json
+from fbn_deploy.indicators import composite_rank
+from fbn_deploy.pipeline.answers import LAST
 from fbn_deploy.pipeline.finalists import FINALISTS, LEAST, by_trial, number_tried
 from fbn_deploy.ranking import expected_best, kendall
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
@@ -36,12 +38,18 @@ from fbn_deploy.supernet.definition import definition
 BUDGETS_MS = (None, 4.0, 5.0, 6.0)  # None: no budget
 
 
-def ranked(given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
-    """The architectures of one ``fbn bench``, with their accuracies, latencies and ranks."""
+def scored(given: argparse.Namespace, seed: int) -> list[dict[str, Any]]:
+    """The architectures of one ``fbn bench``, with accuracies, latencies and the parts of cpi."""
     arguments = f"{NB201}{PROXY}{TX2} --epochs 0 --indicators cpi --seed {seed}"
     said = bench(arguments, given, f"finalists_s{seed}", given.samples)
     found: list[dict[str, Any]] = said["architectures"]
-    return sorted(found, key=lambda each: each["ranks"]["cpi"])
+    return found
+
+
+def ranked(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``cells``, which all fit, as a search ranks them: the best first."""
+    ranks = composite_rank("cpi", [each["parts"]["cpi"] for each in cells])
+    return [cells[number] for number in sorted(range(len(cells)), key=ranks.__getitem__)]
 
 
 def known_losses(before: dict[str, Any]) -> dict[str, float]:
@@ -64,14 +72,15 @@ def tried(
     seconds: list[float] = []
     picks = []
     for budget_ms in BUDGETS_MS:
-        fitting = [c for c in cells if budget_ms is None or c["latency_ms"] <= budget_ms]
+        fitting = ranked([c for c in cells if budget_ms is None or c["latency_ms"] <= budget_ms])
         if not fitting:
             raise SystemExit(f"No cell of the sample fits {budget_ms} ms; take more --samples.")
         finalists = fitting[: number_tried(count, len(fitting))]
         for each in finalists:
             if each["text"] not in losses:
                 started = time.perf_counter()
-                losses[each["text"]] = trial(architectures.architecture(each["architecture"]))[LOSS]
+                loss = trial(architectures.architecture(each["architecture"]))[LOSS]
+                losses[each["text"]] = loss if loss < LAST else LAST  # NaN as well: diverged
                 seconds.append(time.perf_counter() - started)
         accuracies = [each["accuracy"] for each in finalists]
         scores = [{"cpi": float(n), LOSS: losses[e["text"]]} for n, e in enumerate(finalists)]
@@ -130,7 +139,7 @@ def main() -> None:
     parser.add_argument("--finalists", type=int, default=FINALISTS)
     given = parser.parse_args()
     for seed in range(given.seeds) if given.only is None else [given.only]:
-        cells = ranked(given, seed)
+        cells = scored(given, seed)
         before = read_json(given.out) if given.out.exists() else {"seeds": {}}
         earlier = before["seeds"].get(str(seed), {})
         found = tried(str(given.images), cells, given.finalists, seed, earlier)

@@ -28,7 +28,7 @@ from fbn_deploy.targets._cpu import device_name
 
 OWN = (
     "cpi,cpi-gradients,expressivity-rank,trainability-gradients,uncertainty-eigenvalue,"
-    "uncertainty-signal,trainability-coherence,cpi-spectra,expressivity-regions,trainability-conditioning,"
+    "uncertainty-signal,trainability-cka,cpi-spectra,expressivity-regions,trainability-conditioning,"
     "cpi-regions,cpi-paper,trainability,uncertainty,gamma"
 )
 BASELINES = (

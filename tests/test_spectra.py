@@ -122,38 +122,6 @@ def test_without_gradients_there_is_no_signal() -> None:
     assert isnan(at_gradients("uncertainty-signal", (torch.zeros(2, 3), False), (None, False)))
 
 
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        # All images alike, in either direction: λ = (4), H = 0.
-        ([A, A, 2 * A, -A], log(4)),
-        # Two pairs that do not correlate: λ = (2, 2), H = log 2.
-        ([A, A, B, -3 * B], log(4) - log(2)),
-        # The last does not differ by channel, so it is left out: λ = (1, 1).
-        ([A, B, torch.ones(4)], log(4) - log(2)),
-    ],
-)
-def test_coherence_is_how_few_directions_the_images_push_into(
-    rows: list[torch.Tensor], expected: float
-) -> None:
-    assert at_gradients("trainability-coherence", (torch.stack(rows), True)) == (
-        pytest.approx(expected, abs=1e-9)
-    )
-
-
-def test_coherence_is_the_same_by_either_product_and_a_mean_over_batchnorms() -> None:
-    torch.manual_seed(0)
-    wide = torch.randn(3, 8)  # more channels than images: the images' product
-    tall = torch.cat([wide, -wide, 2 * wide, wide])  # more images: that of the channels
-    one = at_gradients("trainability-coherence", (wide, False))
-    assert at_gradients("trainability-coherence", (tall, False)) == pytest.approx(one)
-    alike = torch.stack([A, A])
-    assert at_gradients(
-        "trainability-coherence", (wide, False), (alike, True), (torch.zeros(2, 3), True)
-    ) == pytest.approx((one + log(4)) / 2)
-    assert isnan(at_gradients("trainability-coherence", (torch.zeros(2, 3), False)))
-
-
 def test_gradients_arrive_at_outputs_before_what_works_in_place() -> None:
     # BatchNorm makes ±1 of (5, 3) and (3, 5). The ReLU turns the −1 into 0 and its gradient off:
     # logits (1, 0) and (0, 1), softmax e / (1 + e), and ∂L/∂y = softmax − label where y > 0.

@@ -34,7 +34,7 @@ def result_table(content: Mapping[str, Any], path: object) -> RenderableType:
         NOTE,
         *(
             f"{each['indicator']}: {each['not_finite']} architectures have a value that is not "
-            "finite; they rank last."
+            "finite; by that they rank last."
             for each in results
             if each["not_finite"]
         ),

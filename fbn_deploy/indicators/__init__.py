@@ -19,6 +19,7 @@ from fbn_deploy.indicators._observation import (
 )
 from fbn_deploy.indicators._protocol import Indicator, indicator, indicators
 from fbn_deploy.indicators._scoring import Scoring, score
+from fbn_deploy.indicators._sources import formulas
 
 __all__ = [
     "COMPOSITES",
@@ -32,6 +33,7 @@ __all__ = [
     "Scoring",
     "Setting",
     "composite_rank",
+    "formulas",
     "indicator",
     "indicators",
     "indicators_of",

@@ -78,7 +78,7 @@ COMPOSITES: dict[str, Composite] = {
             "uncertainty-signal",
         ),
         "log",
-        among_best="trainability-coherence",
+        among_best="trainability-cka",
     ),
     # The same without a second look at the best.
     "cpi-gradients": Composite(
@@ -148,7 +148,9 @@ def composite_rank(name: str, scores: Sequence[Mapping[str, float]]) -> list[flo
         places = rankdata(ranks)
         best = np.flatnonzero(places <= math.ceil(BEST * len(places)))
         again = _ranks(of.among_best, [scores[int(number)] for number in best])
-        places[best] = rankdata(combined(np.array([rankdata(ranks[best]), again])))
+        first = rankdata(ranks[best])
+        # Of equals the better one by the first look.
+        places[best] = rankdata(combined(np.array([first, again])) + 1e-6 * first)
         ranks = places
     listed: list[float] = ranks.tolist()
     return listed

@@ -6,19 +6,22 @@ that was killed asks the same questions again and finds those answers there.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fbn_deploy.accelerator import compute_device
 from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
 from fbn_deploy.export.precision.form import Form
-from fbn_deploy.indicators import Scoring, indicators_of, probe_batches
+from fbn_deploy.indicators import Scoring, formulas, indicators_of, probe_batches
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.latency import Latency
 from fbn_deploy.pipeline.sharing import SharedScoring, Values
@@ -99,7 +102,9 @@ def scorers(
     ``supernet``."""
     probe = probe_batches(context.data, batches=batches, batch_size=size, seed=context.seed)
     probe = probe.reduced(context.data.resolution // supernet.definition.resolution)
+    supernet = placed(supernet)
     identity = {**context.identity, "supernet": trained, "probe": [batches, size]}
+    identity["formulas"] = formulas()
     if supernet.definition != context.definition:
         identity["proxy"] = supernet.definition.as_json()
     return {
@@ -112,6 +117,14 @@ def scorers(
         )
         for name in names
     }
+
+
+def placed(supernet: Supernet) -> Supernet:
+    """``supernet`` where networks are scored: itself on the CPU, a copy on a GPU."""
+    device = compute_device()
+    if device.type == "cpu":
+        return supernet
+    return replace(supernet, network=copy.deepcopy(supernet.network).to(device))
 
 
 def _finite(value: float, higher_is_better: bool) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,7 +43,7 @@ class Scored:
     seconds: Sequence[float]
     """For each architecture whose scoring was timed, in this process or an earlier one."""
     not_finite: int
-    """Architectures with a value that is not finite; they rank last."""
+    """Architectures with a value that is not finite; by that indicator they rank last."""
 
     @property
     def quality(self) -> list[float]:
@@ -103,6 +104,11 @@ def bench(context: Context, asked: Asked) -> dict[str, Any]:
                     for each in scored
                     for indicator, value in each.values[number].items()
                     if len(each.values[number]) == 1
+                },
+                "parts": {
+                    each.name: dict(each.values[number])
+                    for each in scored
+                    if len(each.values[number]) > 1
                 },
             }
             for number, row in enumerate(rows)
@@ -279,7 +285,10 @@ def _result(
 def _regrets(
     scored: Sequence[Scored], rows: Sequence[TrainedRow], limits_ms: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """One entry for each name and limit; accuracies are ``None`` where nothing fits."""
+    """One entry for each name and limit; accuracies are ``None`` where nothing fits.
+
+    What fits is ranked among itself, as a search ranks it.
+    """
     if not limits_ms:
         return []
     accuracies = [row.accuracy for row in rows]
@@ -288,7 +297,14 @@ def _regrets(
     found = []
     for each in scored:
         for limit_ms in limits_ms:
-            within = ranking.regret(each.quality, accuracies, costs_ms, limit_ms)
+            fits = [cost_ms <= limit_ms for cost_ms in costs_ms]
+            among = composite_rank(each.name, list(itertools.compress(each.values, fits)))
+            within = ranking.regret(
+                [-rank for rank in among],
+                list(itertools.compress(accuracies, fits)),
+                list(itertools.compress(costs_ms, fits)),
+                limit_ms,
+            )
             found.append(
                 {
                     "indicator": each.name,

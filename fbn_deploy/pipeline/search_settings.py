@@ -62,10 +62,15 @@ class SearchSettings:
                 "A search needs a budget: --latency-budget 10ms, --flops-budget 300M or "
                 "--params-budget 4M, in any combination."
             )
-        if min(self.threads, self.batch, self.candidates) < 1 or self.probe_batches < 2:
+        if min(self.threads, self.batch, self.candidates) < 1:
             raise FBNError(
-                "Threads, batch and candidates are at least 1, probe batches at least 2; asked: "
-                f"{self.threads}, {self.batch}, {self.candidates}, {self.probe_batches}."
+                "Threads, batch and candidates are at least 1; asked: "
+                f"{self.threads}, {self.batch}, {self.candidates}."
+            )
+        if self.probe_batches < 2 or self.probe_size < 4:
+            raise FBNError(
+                "Probe batches are at least 2, with at least 4 images each; asked: "
+                f"{self.probe_batches} of {self.probe_size}."
             )
         if self.finalists is not None and self.finalists < 0:
             raise FBNError(f"Finalists are 0 (no trial) or more, not {self.finalists}.")

@@ -102,7 +102,7 @@ def _about(context: Context, settings: SupernetSettings) -> dict[str, Any]:
 def _at_rest(
     context: Context, supernet: Supernet, settings: SupernetSettings, seconds: float
 ) -> Trained:
-    if context.job.is_first:
+    if context.job.is_first and settings.epochs != 0:  # else it belongs to a training to go on with
         context.run.supernet_checkpoint.unlink(missing_ok=True)
     return _resting(supernet, settings, seconds)
 

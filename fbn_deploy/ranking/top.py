@@ -18,6 +18,6 @@ def kendall_among_best(
     """Kendall's τ-b among the best ``share`` by outcome: ⌈share · n⌉, and all that tie with the
     last of them."""
     x, y = np.asarray(quality, float), np.asarray(outcome, float)
-    count = math.ceil(round(share * len(y), 9))  # 0.1 · 30 is a little more than 3
+    count = math.ceil(round(share * len(y), 9))  # 0.1 · 3 is a little more than 0.3
     best = y >= np.sort(y)[-count]
     return kendall(x[best], y[best])

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fbn_deploy.accelerator import compute_device
 from fbn_deploy.cores import number_of_cores
 from fbn_deploy.data import ImageData, train_batches
 from fbn_deploy.distributed import ALONE, Job
@@ -81,7 +82,7 @@ def retrain(
     follow.
     """
     chosen = settings.recipe
-    device = _device()
+    device = compute_device()
     with states_kept(), _precision(chosen.precision, device) as (autocast, scaler):
         start_step(settings.seed, _DRAWN)
         if chosen.auxiliary and not add_auxiliary(network):
@@ -188,10 +189,6 @@ def _workers(asked: int | None, wanted: bool) -> int:
     if asked < 0:
         raise FBNError(f"Workers are 0 (a thread of this process) or more, not {asked}.")
     return asked
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fbn_deploy.accelerator import compute_device
 from fbn_deploy.data import ImageData, train_batches
 from fbn_deploy.randomness import reproducible
 from fbn_deploy.retrain.network import subnet
@@ -62,7 +63,7 @@ class Trial:
         self._data, self._settings, self._fair_bn = data, settings, fair_bn
         self._definition = definition.in_small(definition.trial, "TRIAL", len(data.classes))
         self._factor = data.resolution // self._definition.resolution
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = compute_device()
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         settings = self._settings

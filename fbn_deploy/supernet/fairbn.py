@@ -42,6 +42,14 @@ def keep_scales_positive(network: nn.Module) -> None:
             module.bn.weight.clamp_(min=LEAST_SCALE)
 
 
+class _Tracer(fx.Tracer):
+    """Enters no module without children: what is ours there (``frozen.py``) computes its own
+    gradients, which cannot be traced."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
+
+
 def last_batchnorm(op: nn.Module) -> _BatchNorm | None:
     """The BatchNorm whose output ``op`` returns, also as a term of a residual sum; else None.
 
@@ -50,7 +58,7 @@ def last_batchnorm(op: nn.Module) -> _BatchNorm | None:
     if isinstance(op, FairBN):
         return op.bn
     try:
-        graph = fx.symbolic_trace(op)
+        graph = fx.GraphModule(op, _Tracer().trace(op))
     except Exception:
         leaves = [m for m in op.modules() if not any(m.children())]
         return leaves[-1] if leaves and isinstance(leaves[-1], _BatchNorm) else None

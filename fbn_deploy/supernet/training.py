@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fbn_deploy.accelerator import compute_device
 from fbn_deploy.data import ImageData, train_batches
 from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError, unknown
@@ -110,7 +111,8 @@ def train_supernet(
     reporter: Reporter,
     job: Job = ALONE,
 ) -> float:
-    """Trains ``supernet`` in place on ``data.train``; returns the seconds it took.
+    """Trains ``supernet`` in place on ``data.train``; returns the seconds it took. It lies on the
+    CPU before and after.
 
     The processes of ``job`` draw the same paths and each take their shards of every batch; only
     the gradients of what is trained travel, once a step, in one buffer.
@@ -123,7 +125,7 @@ def train_supernet(
         train_only_batchnorm(network)
     if settings.train == "bn+classifier":
         _classifier(network).requires_grad_(True)
-    network.train()
+    network.to(compute_device()).train()
     shards = settings.shards or job.size
     if shards % job.size or settings.batch_size % shards:
         raise FBNError(
@@ -164,6 +166,7 @@ def train_supernet(
     )
     steps = settings.steps(batches.steps_per_epoch)
     if not steps:
+        network.to("cpu")
         reporter.say("The supernet is not trained: it is read at its random initialisation")
         return 0.0
     optimizer = OPTIMIZERS[settings.optimizer](trained, settings.peak_rate)
@@ -182,7 +185,9 @@ def train_supernet(
         about={**about, "supernet": settings.as_json()},
         job=job,
     )
-    return run_loop(loop, network, optimizer, reporter)
+    seconds = run_loop(loop, network, optimizer, reporter)
+    network.to("cpu")
+    return seconds
 
 
 def _classifier(network: nn.Module) -> nn.Module:
