@@ -45,6 +45,41 @@ def test_every_candidate_op_of_a_fair_supernet_ends_in_a_batchnorm(space: str) -
     assert all(last_batchnorm(op) for block in blocks for op in block.candidates.values())
 
 
+@pytest.mark.parametrize("space", [*SMALL, "nasbench_macro"])
+def test_the_batchnorms_that_end_ops_are_found_in_a_trained_supernet_as_in_a_new_one(
+    space: str,
+) -> None:
+    options = SMALL.get(space, {"width": 0.1})
+    new, trained = (build_supernet(definition(space, 16, options), 3) for _ in range(2))
+    train_only_batchnorm(trained.network)  # puts ops in place that torch.fx cannot trace
+    architecture = new.space.sample(random.Random(0))
+    paths = [
+        [
+            path
+            for path, module in each.network.named_modules()
+            if module in each.choice_ends(architecture)
+        ]
+        for each in (new, trained)
+    ]
+    assert paths[0]
+    assert paths[0] == paths[1]
+
+
+@pytest.mark.parametrize("setting", ["affine", "track_running_stats"])
+def test_a_batchnorm_without_scales_or_statistics_is_refused(setting: str, tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\n"
+        "from fbn_deploy.supernet.choice import Choice\n\n\n"
+        "def network(num_classes, resolution):\n"
+        "    ops = {'a': nn.Conv2d(3, 4, 1), 'b': nn.Conv2d(3, 4, 3, padding=1)}\n"
+        f"    norm = nn.BatchNorm2d(4, {setting}=False)\n"
+        "    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+        "    return nn.Sequential(Choice('c', ops), norm, pool, nn.Linear(4, num_classes))\n"
+    )
+    with pytest.raises(FBNError, match=f"{setting}=True"):
+        build_supernet(definition(str(tmp_path / "plain.py"), 16), 3)
+
+
 def test_conv_only_adds_no_batchnorm() -> None:
     assert not any(
         isinstance(m, FairBN) for m in small("nasbench201", "conv-only").network.modules()

@@ -70,6 +70,12 @@ def build_supernet(
             f"{definition.resolution}×{definition.resolution} pixels ({error}). Pass a larger "
             "--resolution, or mend its forward."
         ) from error
+    for path, module in network.named_modules():
+        if isinstance(module, _BatchNorm) and not (module.affine and module.track_running_stats):
+            raise FBNError(
+                f"The BatchNorm {path} of the search space {definition.name!r} has no scales or no "
+                "running statistics; make it with affine=True and track_running_stats=True."
+            )
     return Supernet(network, space, definition, num_classes, bn, seed)
 
 
