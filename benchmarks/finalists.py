@@ -55,7 +55,10 @@ def ranked(cells: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def known_losses(before: dict[str, Any]) -> dict[str, float]:
     """Cell → loss of its trial, of an earlier run of the same seed."""
     return {
-        each["text"]: each[LOSS] for pick in before.get("picks", []) for each in pick["finalists"]
+        each["text"]: each[LOSS]
+        for pick in before.get("picks", [])
+        for each in pick["finalists"]
+        if each[LOSS] is not None
     }
 
 
@@ -75,36 +78,38 @@ def tried(
         fitting = ranked([c for c in cells if budget_ms is None or c["latency_ms"] <= budget_ms])
         if not fitting:
             raise SystemExit(f"No cell of the sample fits {budget_ms} ms; take more --samples.")
-        finalists = fitting[: number_tried(count, len(fitting))]
-        for each in finalists:
+        finalists = fitting[: max(number_tried(count, len(fitting)), 1)]
+        enough = len(finalists) >= LEAST  # a search tries no fewer
+        for each in finalists if enough else ():
             if each["text"] not in losses:
                 started = time.perf_counter()
                 loss = trial(architectures.architecture(each["architecture"]))[LOSS]
                 losses[each["text"]] = loss if loss < LAST else LAST  # NaN as well: diverged
                 seconds.append(time.perf_counter() - started)
         accuracies = [each["accuracy"] for each in finalists]
-        scores = [{"cpi": float(n), LOSS: losses[e["text"]]} for n, e in enumerate(finalists)]
-        by_cpi = [each["cpi"] for each in scores]
-        enough = len(scores) >= LEAST  # a search tries no fewer
-        by_both = by_trial(lambda all_scores: [each["cpi"] for each in all_scores])
-        places = by_both(scores) if enough else by_cpi
-        quality = {
-            "kendall_cpi": [-each["cpi"] for each in scores],
-            "kendall_trial": [-each[LOSS] for each in scores],
-            "kendall_both": [-place for place in places],
-        }
+        places = [float(place) for place in range(len(finalists))]
+        quality = {name: [-place for place in places] for name in ("cpi", "trial", "both")}
+        if enough:
+            reached = [losses[each["text"]] for each in finalists]
+            both = by_trial(lambda scores: [each["cpi"] for each in scores])(
+                [{"cpi": n, LOSS: loss} for n, loss in zip(places, reached, strict=True)]
+            )
+            quality["trial"], quality["both"] = (
+                [-loss for loss in reached],
+                [-place for place in both],
+            )
         picks.append(
             {
                 "budget_ms": budget_ms,
                 "fitting": len(fitting),
                 "cpi": accuracies[0],
                 "flops": max(fitting, key=lambda each: each["flops"])["accuracy"],
-                "trial": expected_best(quality["kendall_trial"], accuracies),
-                "both": expected_best(quality["kendall_both"], accuracies),
+                "trial": expected_best(quality["trial"], accuracies),
+                "both": expected_best(quality["both"], accuracies),
                 "best": max(each["accuracy"] for each in fitting),
-                **{name: kendall(values, accuracies) for name, values in quality.items()},
+                **{f"kendall_{name}": kendall(of, accuracies) for name, of in quality.items()},
                 "finalists": [
-                    {"text": e["text"], "accuracy": e["accuracy"], LOSS: losses[e["text"]]}
+                    {"text": e["text"], "accuracy": e["accuracy"], LOSS: losses.get(e["text"])}
                     for e in finalists
                 ],
             }
@@ -112,7 +117,9 @@ def tried(
     return {
         "picks": picks,
         "trials": before.get("trials", 0) + len(seconds),
-        "seconds_per_trial": statistics.median(seconds) if seconds else before["seconds_per_trial"],
+        "seconds_per_trial": (
+            statistics.median(seconds) if seconds else before.get("seconds_per_trial")
+        ),
     }
 
 
