@@ -30,7 +30,7 @@ from fbn_deploy.data import load_data
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.indicators import composite_rank
 from fbn_deploy.pipeline.answers import LAST
-from fbn_deploy.pipeline.finalists import FINALISTS, LEAST, by_trial, number_tried
+from fbn_deploy.pipeline.finalists import LEAST, by_trial, number_tried
 from fbn_deploy.ranking import expected_best, kendall
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
 from fbn_deploy.supernet.definition import definition
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=6)
     parser.add_argument("--only", type=int)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--finalists", type=int, default=FINALISTS)
+    parser.add_argument("--finalists", type=int, default=10)
     given = parser.parse_args()
     for seed in range(given.seeds) if given.only is None else [given.only]:
         cells = scored(given, seed)

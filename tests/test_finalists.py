@@ -14,9 +14,7 @@ from fbn_deploy.data import ImageData, load_data
 from fbn_deploy.errors import FBNError
 from fbn_deploy.pipeline.context import Context, Given, open_run
 from fbn_deploy.pipeline.finalists import (
-    FINALISTS,
     by_trial,
-    number_of_finalists,
     trial_scorer,
     with_finalists,
 )
@@ -102,12 +100,8 @@ def test_who_was_tried_comes_first_by_both_ranks_and_the_others_keep_their_order
     assert list(ranks([{"s": 2.0, LOSS: 1.0}, {"s": 1.0, LOSS: 2.0}])) == [2.0, 1.0]
 
 
-def test_so_many_are_tried_as_was_said_or_as_the_space_affords() -> None:
-    mobilenet = definition("mobilenet", 32)
-    assert number_of_finalists(None, SPACE) == FINALISTS
-    assert number_of_finalists(None, mobilenet) == 0
-    assert number_of_finalists(5, mobilenet) == 5
-    assert number_of_finalists(0, SPACE) == 0
+def test_fewer_finalists_than_none_are_refused() -> None:
+    assert SearchSettings(()).finalists == 0
     with pytest.raises(FBNError, match="Finalists are 0"):
         SearchSettings((flops_budget("2M"),), finalists=-1).resolved()
 

@@ -93,7 +93,7 @@ class SearchOptions:
     batch: options.Batch = 1
     algorithm: options.Algorithm = "evolution"
     candidates: options.Candidates = 100
-    finalists: options.Finalists = None
+    finalists: options.Finalists = 0
     indicator: options.IndicatorName = "cpi"
     probe_batches: options.ProbeBatches = 4
     probe_size: options.ProbeSize = 64

@@ -112,12 +112,11 @@ Batch = Annotated[int, typer.Option("--batch", help="Images a run on the target.
 Algorithm = Annotated[str, typer.Option("--algorithm", help="evolution or random.")]
 Candidates = Annotated[int, typer.Option("--candidates", help="Architectures to score.")]
 Finalists = Annotated[
-    int | None,
+    int,
     typer.Option(
         "--finalists",
         help="So many of the best, a tenth of all (rounded up) at most, are trained briefly and "
-        "ordered anew. "
-        "Default: 10 where the space has a small skeleton for it (nasbench201), else 0.",
+        "ordered anew.",
     ),
 ]
 IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]

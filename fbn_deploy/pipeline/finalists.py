@@ -1,9 +1,10 @@
 """The best candidates of a search, ordered anew after a short training of each.
 
-An indicator sorts good candidates from bad ones cheaply, and hardly orders the good ones among
-each other (``benchmarks/results/ablation.md``). A short training does that, and would be misled by
-bad ones that learn fast at first. So the first tenth is trained, on the same images, and its order
-is the mean of both ranks; everybody else keeps the place behind it.
+Many indicators sort good candidates from bad ones cheaply, and hardly order the good ones among
+each other. A short training does that, and would be misled by bad ones that learn fast at first. So
+the first tenth is trained, on the same images, and its order is the mean of both ranks; everybody
+else keeps the place behind it. With ``cpi``, whose second look orders the best, it brings nothing
+(``benchmarks/results/ablation.md``), so none is tried unless it is asked for.
 """
 
 from __future__ import annotations
@@ -19,18 +20,9 @@ from fbn_deploy.pipeline.context import Context
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
 from fbn_deploy.search.candidates import Population, Rank
 from fbn_deploy.space import SearchSpace
-from fbn_deploy.supernet.definition import SpaceDefinition
 
-FINALISTS = 10  # at most, where the space says how they are tried cheaply
 SHARE = 0.1  # of all candidates
 LEAST = 3
-
-
-def number_of_finalists(asked: int | None, definition: SpaceDefinition) -> int:
-    """``asked``; unless said, the most that the space affords."""
-    if asked is not None:
-        return asked
-    return FINALISTS if definition.has_trial else 0
 
 
 def number_tried(count: int, candidates: int) -> int:

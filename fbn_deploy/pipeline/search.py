@@ -14,7 +14,7 @@ from fbn_deploy.pipeline.aim import stretches
 from fbn_deploy.pipeline.answers import Coster, scorers
 from fbn_deploy.pipeline.confirm import confirmed_winner
 from fbn_deploy.pipeline.context import Context
-from fbn_deploy.pipeline.finalists import number_of_finalists, trial_scorer, with_finalists
+from fbn_deploy.pipeline.finalists import trial_scorer, with_finalists
 from fbn_deploy.pipeline.latency_sources import latency_sources
 from fbn_deploy.pipeline.search_content import SCHEMA, search_content
 from fbn_deploy.pipeline.search_settings import SearchSettings
@@ -37,9 +37,8 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     first one searches and measures; the others score what it asks them to.
     """
     run, reporter, job = context.run, context.reporter, context.job
-    finalists = number_of_finalists(settings.finalists, context.definition)
     proxy = settings.proxy and context.definition.proxy != context.definition
-    settings = dataclasses.replace(settings, finalists=finalists, proxy=proxy)
+    settings = dataclasses.replace(settings, proxy=proxy)
     if job.is_first:
         settings = settings.resolved()
     stored: dict[str, Any] | None = job.share(_stored(context, settings) if job.is_first else None)
@@ -57,7 +56,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         batches=settings.probe_batches,
         size=settings.probe_size,
     )[settings.indicator]
-    trial = trial_scorer(context, supernet.space) if finalists else None
+    trial = trial_scorer(context, supernet.space) if settings.finalists else None
     if not job.is_first:
         for each in filter(None, (scorer, trial)):
             each.shared.serve()
@@ -91,7 +90,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     reporter.say(f"{outcome.ending} {outcome.tally.text()}")
     searched = time.monotonic()
     if trial is not None:
-        population = with_finalists(outcome.population, finalists, trial, context)
+        population = with_finalists(outcome.population, settings.finalists, trial, context)
         outcome = dataclasses.replace(outcome, population=population)
         trial.shared.end()
     tried = time.monotonic()

@@ -44,9 +44,9 @@ class SearchSettings:
     """Files that fbn measure wrote on devices; their targets are predicted and not measured."""
     table_hashes: tuple[str, ...] = ()
     """What was in them: a table that was measured again is another search."""
-    finalists: int | None = None
+    finalists: int = 0
     """So many of the best candidates, a tenth of all (rounded up) at most, are trained briefly and
-    ordered anew (``finalists.py``); None: as many as the space affords."""
+    ordered anew (``finalists.py``)."""
 
     precision: str = "fp32"
     """That of the file that is deployed, in which latencies are measured."""
@@ -72,7 +72,7 @@ class SearchSettings:
                 "Probe batches are at least 2, with at least 4 images each; asked: "
                 f"{self.probe_batches} of {self.probe_size}."
             )
-        if self.finalists is not None and self.finalists < 0:
+        if self.finalists < 0:
             raise FBNError(f"Finalists are 0 (no trial) or more, not {self.finalists}.")
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)

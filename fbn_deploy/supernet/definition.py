@@ -70,11 +70,6 @@ class SpaceDefinition:
         return self._built("subnet", (architecture, num_classes, self.resolution), seed)
 
     @property
-    def has_trial(self) -> bool:
-        """Whether the file says how its candidates are tried: ``TRIAL``."""
-        return hasattr(self.module, "TRIAL")
-
-    @property
     def trial(self) -> SpaceDefinition:
         """The same decisions in a network that is trained quickly: the file's ``TRIAL`` options,
         whatever was said for them, and half the resolution unless that is below 16 pixels."""
