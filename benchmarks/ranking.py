@@ -63,6 +63,8 @@ CASES = {
     **{f"baselines_s{s}": f"{NB201} --samples {n} --seed {s} --indicators {BASELINES}"
        for s, n in enumerate((200, 100, 100))},
     "macro_baselines_s0": f"{MACRO_TABLE} --samples 100 --seed 0 --indicators {BASELINES}",
+    "home_s0": f"{NB201} --samples 200 --seed 0 --indicators cpi,cpi-gradients",
+    "macro_home_s0": f"{MACRO_TABLE} --samples 100 --seed 0 --indicators cpi,cpi-gradients",
     # The defaults: candidates of the benchmark's own skeleton, scored in the space's proxy.
     **{f"search_s{s}": f"{NB201}{TX2} --indicators cpi,flops --seed {s}" for s in range(10)},
 }  # fmt: skip
