@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -62,6 +63,9 @@ def main() -> None:
     """Runs a command; a person's mistake is one message on stderr and its exit code."""
     # Spinning OpenMP barriers slow everything down when another job has the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # a γ or an arrow ends no command in another encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         _app()()
     except FBNError as error:

@@ -164,7 +164,8 @@ def refuse_other_run(path: Path, found: Mapping[str, Any], asked: Mapping[str, A
         details = "; ".join(f"{k}: {found.get(k)} there, {asked.get(k)} asked" for k in differing)
         raise FBNError(
             f"{path} belongs to a run with other settings ({details}). Start with the settings "
-            "it was made with, or choose another directory with --run."
+            "it was made with, choose another directory with --run, or move that file away to "
+            "make it anew."
         )
 
 

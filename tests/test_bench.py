@@ -238,7 +238,7 @@ def test_lists_are_lines_or_json(tmp_path: Path) -> None:
 
 def test_too_few_architectures_are_refused_before_training(tmp_path: Path) -> None:
     table = write(tmp_path / "t.csv", [*good_rows(9), (CUT_OFF, 10, 1)])
-    with pytest.raises(FBNError, match=r"only 9 can be used \(skipped: 1 invalid\)"):
+    with pytest.raises(FBNError, match=r"only 9 can be used \(skipped: 1 not valid"):
         tiny_bench(tmp_path / "run", settings(table))
     assert not (tmp_path / "run" / "supernet.safetensors").exists()
 

@@ -7,7 +7,13 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from fbn_deploy.bench.trained import Trained, TrainedTable, architecture_of, distinct
+from fbn_deploy.bench.trained import (
+    REASONS,
+    Trained,
+    TrainedTable,
+    architecture_of,
+    distinct,
+)
 from fbn_deploy.errors import FBNError
 from fbn_deploy.space import Architecture, SearchSpace
 
@@ -41,11 +47,15 @@ def chosen(
     if listed is None and len(good) > samples:
         good = random.Random(seed).sample(good, samples)
     if len(good) < LEAST:
-        counts = ", ".join(f"{count} {reason}" for reason, count in skipped.items() if count)
+        counts = ", ".join(f"{n} {REASONS[reason]}" for reason, n in skipped.items() if n)
         raise FBNError(
             f"A bench needs at least {LEAST} different architectures, but only {len(good)} can be "
             f"used (skipped: {counts or 'none'})."
-            + (f" The first unreadable row: {table.first_unreadable}" * bool(not good))
+            + (
+                f" The first unreadable row: {table.first_unreadable}"
+                if table.first_unreadable
+                else ""
+            )
         )
     return good, skipped
 

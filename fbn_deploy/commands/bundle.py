@@ -58,5 +58,6 @@ def command(
         json_output,
         {"bundle": str(out), "size_mb": size_mb, **found.as_json()},
         f"{out}: {len(found.blocks)} blocks and {len(found.probes)} whole networks of "
-        f"{chosen.name}, {size_mb:.1f} MB. Measure it on the device: fbn measure {out.name}",
+        f"{chosen.name}, {size_mb:.1f} MB. Measure it on the device: "
+        f"fbn measure {out.name} --out table.json",
     )

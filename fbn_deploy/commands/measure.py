@@ -19,6 +19,7 @@ def command(
     json_output: Json = False,
 ) -> None:
     """Measures a bundle on this device, which needs no PyTorch."""
+    from fbn_deploy.files import refuse_to_overwrite
     from fbn_deploy.latency.blocktable import measured_table
     from fbn_deploy.latency.bundle import read_bundle
     from fbn_deploy.latency.cache import LatencyCache
@@ -26,6 +27,7 @@ def command(
     from fbn_deploy.progress import reporter
     from fbn_deploy.targets import default_target, ready_target, refuse_form
 
+    refuse_to_overwrite(bundle, out)
     read = read_bundle(bundle)
     precision = read.inventory.precision
     chosen = ready_target(target) if target else default_target(precision)

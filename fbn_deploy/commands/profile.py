@@ -29,10 +29,11 @@ def command(
     json_output: Json = False,
 ) -> None:
     """Measures latency with its story, and by layer; or throughput."""
-    from fbn_deploy.files import write_json
+    from fbn_deploy.files import refuse_to_overwrite, write_json
     from fbn_deploy.latency.table import profile_table
     from fbn_deploy.pipeline import profile as stage
 
+    refuse_to_overwrite(model, out)
     if throughput:
         rates = stage.throughput(
             model, target=target, threads=threads, batch=batch, precision=precision

@@ -85,8 +85,8 @@ def open_run(
     stored = job.share(found)
     space, spec = stored.get("space", {}), stored.get("data", {}).get("spec")
     seed = _first(given.seed, stored.get("seed"), 0)
-    if seed < 0:
-        raise FBNError(f"A seed is 0 or above, not {seed}.")
+    if not 0 <= seed < 2**63:
+        raise FBNError(f"A seed is from 0 to below 2^63, not {seed}.")
     name = _first(given.space, space.get("name"), DEFAULT_SPACE)
     same = name == space.get("name")
     chosen = definition(

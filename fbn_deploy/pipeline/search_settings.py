@@ -18,6 +18,7 @@ from fbn_deploy.targets import (
     form_for,
     ready_target,
     refuse_form,
+    target_named,
 )
 
 if TYPE_CHECKING:
@@ -55,13 +56,7 @@ class SearchSettings:
     proxy: bool = True
     """Whether untrained candidates are scored in the small skeleton that the space names."""
 
-    def resolved(self) -> SearchSettings:
-        """With every latency budget on a target that exists and is ready; checked throughout."""
-        if not self.budgets:
-            raise FBNError(
-                "A search needs a budget: --latency-budget 10ms, --flops-budget 300M or "
-                "--params-budget 4M, in any combination."
-            )
+    def _check_numbers(self) -> None:
         if min(self.threads, self.batch, self.candidates) < 1:
             raise FBNError(
                 "Threads, batch and candidates are at least 1; asked: "
@@ -74,6 +69,17 @@ class SearchSettings:
             )
         if self.finalists < 0:
             raise FBNError(f"Finalists are 0 (no trial) or more, not {self.finalists}.")
+
+    def resolved(self) -> SearchSettings:
+        """With every latency budget on a target that exists and is ready; checked throughout."""
+        if not self.budgets:
+            raise FBNError(
+                "A search needs a budget: --latency-budget 10ms, --flops-budget 300M or "
+                "--params-budget 4M, in any combination."
+            )
+        self._check_numbers()
+        if self.target is not None:
+            target_named(self.target)
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
         if self.predictor not in PREDICTORS:

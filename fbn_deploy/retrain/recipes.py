@@ -6,6 +6,7 @@ names here are timm's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_type_hints
@@ -185,6 +186,12 @@ def _check(chosen: Recipe) -> None:
             (chosen.keep, KEPT, "way to keep weights"),
         )
         if value not in known
+    ]
+    numbers = {field.name: getattr(chosen, field.name) for field in fields(chosen)}
+    mistakes += [
+        f"{name} is a number, not {value}."
+        for name, value in numbers.items()
+        if isinstance(value, float) and not math.isfinite(value)
     ]
     if chosen.epochs <= 0 or chosen.batch_size < 2 or chosen.learning_rate <= 0:
         mistakes.append(

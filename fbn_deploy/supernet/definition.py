@@ -186,7 +186,9 @@ def definition(
             raise unknown(f"option of the search space {spec!r} called", name, own)
         chosen[name] = _converted(f"{spec} option {name}", value, own[name])
     default = parameters["resolution"].default
-    pixels = resolution or (32 if default is inspect.Parameter.empty else default)
+    pixels = 32 if default is inspect.Parameter.empty else default
+    if resolution is not None:
+        pixels = resolution
     return SpaceDefinition(spec, int(pixels), {**own, **chosen}, module)
 
 

@@ -7,6 +7,7 @@ fraction of the steps of full training. ``train="bn+classifier"`` trains the cla
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,7 +86,8 @@ def check(settings: SupernetSettings) -> None:
     ):
         if value not in known:
             mistakes.append(str(unknown(kind, value, known)))
-    if (settings.epochs is not None and settings.epochs < 0) or settings.batch_size < 2:
+    epochs = settings.epochs or 0.0
+    if not 0 <= epochs < math.inf or settings.batch_size < 2:
         mistakes.append(
             "A supernet needs epochs of 0 (its random initialisation) or more, and batches of at "
             "least 2 images; asked: "
@@ -93,8 +95,15 @@ def check(settings: SupernetSettings) -> None:
         )
     if settings.shards is not None and settings.shards < 1:
         mistakes.append(f"A batch has at least 1 shard, not {settings.shards}.")
-    if settings.learning_rate is not None and settings.learning_rate <= 0:
+    if settings.learning_rate is not None and not 0 < settings.learning_rate < math.inf:
         mistakes.append(f"A learning rate is above 0, not {settings.learning_rate}.")
+    if not 0 <= settings.label_smoothing < 1:
+        mistakes.append(f"Label smoothing is from 0 to below 1, not {settings.label_smoothing}.")
+    if settings.batch_size % max(settings.shards or 1, 1):
+        mistakes.append(
+            f"A batch of {settings.batch_size} images cannot be divided into {settings.shards} "
+            "equal shards; change --batch-size or --shards."
+        )
     if mistakes:
         raise FBNError(" ".join(mistakes))
     sampler(settings.sampler)

@@ -18,7 +18,7 @@ from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding.report import FoldReport
-from fbn_deploy.files import replacing, write_json
+from fbn_deploy.files import refuse_to_overwrite, replacing, write_json
 
 TIME_LIMIT_S = 600.0
 """Folding and checking the largest networks of the zoo takes about 20 s."""
@@ -48,9 +48,7 @@ def fold_file(
     source, destination = Path(source), Path(destination)
     if not source.is_file():
         raise FBNError(f"There is no file {source} to fold.")
-    for written in (destination, report):
-        if written is not None and written.exists() and written.samefile(source):
-            raise FBNError(f"{source} would overwrite itself; choose another name for the result.")
+    refuse_to_overwrite(source, destination, report)
     with tempfile.TemporaryDirectory(prefix="fbn-fold-") as folder:
         answer = _work(
             {
