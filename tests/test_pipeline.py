@@ -70,7 +70,7 @@ def test_deploy_ends_with_a_verified_model_and_the_same_seed_searches_the_same(
         (["--latency-budget", "10"], "Cannot read the latency budget '10'"),
         ([], "A search needs a budget"),
         (["--flops-budget", "2M", "--data", "/no/such/folder"], "there is no such folder"),
-        (["--flops-budget", "2M", "--seed", "-1"], "A seed is 0 or above"),
+        (["--flops-budget", "2M", "--seed", "-1"], "A seed is from 0"),
         (["--flops-budget", "2M", "-o", "size=3"], "No option of the search space"),
     ],
 )

@@ -43,11 +43,17 @@ def keep_scales_positive(network: nn.Module) -> None:
 
 
 class _Tracer(fx.Tracer):
-    """Enters no module without children: what is ours there (``frozen.py``) computes its own
-    gradients, which cannot be traced."""
+    """Enters no convolution and no activation that is derived from PyTorch's either: those of
+    ``frozen.py`` compute their own gradients, which cannot be traced."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return not any(m.children()) or super().is_leaf_module(m, module_qualified_name)
+        derived = any(
+            each is not nn.Module and each.__module__.startswith("torch.nn.modules")
+            for each in type(m).__mro__
+        )
+        return (derived and not any(m.children())) or super().is_leaf_module(
+            m, module_qualified_name
+        )
 
 
 def last_batchnorm(op: nn.Module) -> _BatchNorm | None:
