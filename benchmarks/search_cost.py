@@ -4,8 +4,8 @@
                                      [--out FILE]
 
 Each round is one ``fbn search`` with the defaults, in a fresh process and run directory: so many
-candidates scored by ``cpi`` in the space's proxy, ten finalists tried, one picked, under 300M
-multiply-adds, which excludes none. Stated: seconds of the whole command, of its parts, and of what
+candidates scored by ``cpi`` in the space's proxy, one picked, under 300M multiply-adds, which
+excludes none. Stated: seconds of the whole command, of its parts, and of what
 is none of them (imports, reading the images). Runs on a GPU where PyTorch sees one, else on
 ``OMP_NUM_THREADS`` threads. Writes ``results/search_cost.json``: an entry for each device.
 """

@@ -24,12 +24,13 @@ _OWNER = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]  # no dot: they
 _OLD_S = 86_400.0
 
 
-def refuse_to_overwrite(source: Path | None, *written: Path | None) -> None:
+def refuse_to_overwrite(source: Path, *written: Path | None) -> None:
     """``FBNError`` where a file that will be written is ``source``, which is read, or where two of
     ``written`` are the same file or one is a directory."""
-    named = [Path(path) for path in written if path is not None]
+    named = [path for path in written if path is not None]
     for path in named:
-        if source is not None and path.resolve() == Path(source).resolve():
+        # By whatever name: samefile sees through links of both kinds.
+        if path.exists() and source.exists() and path.samefile(source):
             raise FBNError(f"{source} would overwrite itself; choose another name for the result.")
         if path.is_dir():
             raise FBNError(f"{path} is a directory; give the name of a file to write.")

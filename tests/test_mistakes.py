@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_pipeline import fbn
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import refuse_to_overwrite
@@ -19,8 +20,13 @@ from fbn_deploy.supernet.training import SupernetSettings, check
 def test_a_result_never_replaces_what_is_read_nor_another_result(tmp_path: Path) -> None:
     model, other = tmp_path / "model.onnx", tmp_path / "sub" / ".." / "model.onnx"
     (tmp_path / "sub").mkdir()
-    with pytest.raises(FBNError, match="overwrite itself"):
-        refuse_to_overwrite(model, other)
+    model.write_text("a model")
+    hard, soft = tmp_path / "hard", tmp_path / "soft"
+    hard.hardlink_to(model)
+    soft.symlink_to(model)
+    for same in (other, hard, soft):
+        with pytest.raises(FBNError, match="overwrite itself"):
+            refuse_to_overwrite(model, same)
     with pytest.raises(FBNError, match="name of its own"):
         refuse_to_overwrite(tmp_path / "in", model, other)
     with pytest.raises(FBNError, match="is a directory"):
@@ -49,6 +55,23 @@ def test_numbers_that_train_no_supernet_are_refused(wrong: dict[str, float]) -> 
 def test_a_recipe_has_numbers(field: str, value: str) -> None:
     with pytest.raises(FBNError, match=f"{field} is a number, not {value}"):
         recipe("quick", {field: value})
+
+
+def test_a_profile_of_a_run_is_not_written_over_its_model(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_text("a model")
+    for subject in (tmp_path, model):
+        done = fbn("profile", str(subject), "--out", str(model))
+        assert done.returncode == 2
+        assert "would overwrite itself" in done.stderr
+    assert model.read_text() == "a model"
+
+
+def test_a_letter_that_an_encoding_lacks_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = fbn("indicators")
+    assert done.returncode == 0, done.stderr
+    assert "\\u03b3" in done.stdout
 
 
 def test_settings_that_mean_nothing_are_refused() -> None:

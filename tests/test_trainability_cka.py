@@ -56,7 +56,7 @@ def test_kernels_stand_at_the_first_input_and_behind_every_block() -> None:
     network = candidate.subnet()
     with torch.no_grad():  # gradients of the logits in two directions, which do not depend
         network[-1][1].weight.copy_(torch.tensor([[1.0, 1.0], [-1.0, 1.0]]))
-    entering, leaving = gradient_kernels(network, [squeeze], candidate.images, candidate.labels)
+    entering, leaving = gradient_kernels(network, candidate.images, candidate.labels)
     images = candidate.images.flatten(1)
     weight, bias = network[-1][1].weight, network[-1][1].bias
     with torch.no_grad():

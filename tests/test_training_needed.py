@@ -51,6 +51,15 @@ def test_no_epochs_said_and_none_needed_keeps_the_initialisation(tmp_path: Path)
     assert not learnt(run(tmp_path), needed=False), "The second time it is read from its file."
 
 
+def test_a_search_that_trains_nothing_leaves_the_checkpoint_of_a_killed_training(
+    tmp_path: Path,
+) -> None:
+    context = run(tmp_path)
+    context.run.supernet_checkpoint.write_bytes(b"half a training")
+    assert not learnt(context, needed=False)
+    assert context.run.supernet_checkpoint.read_bytes() == b"half a training"
+
+
 def test_epochs_that_were_said_are_trained_though_none_are_needed(tmp_path: Path) -> None:
     assert learnt(run(tmp_path, epochs=0.2), needed=False)
 

@@ -33,7 +33,8 @@ def command(
     from fbn_deploy.latency.table import profile_table
     from fbn_deploy.pipeline import profile as stage
 
-    refuse_to_overwrite(model, out)
+    for read in (model, *model.glob("*.onnx")):  # of a run directory, its files
+        refuse_to_overwrite(read, out)
     if throughput:
         rates = stage.throughput(
             model, target=target, threads=threads, batch=batch, precision=precision

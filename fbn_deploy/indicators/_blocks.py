@@ -30,6 +30,15 @@ def block_features(candidate: Candidate) -> list[torch.Tensor]:
     """
     network = candidate.subnet()
     _initialise(network)
+    noise = torch.randn(candidate.images.shape).to(candidate.images.device)
+    return run_through_blocks(network, noise.requires_grad_(True))[1]
+
+
+def run_through_blocks(
+    network: nn.Module, images: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The output of ``network``, and the feature maps that enter its first block and leave each, in
+    one autograd graph if ``images`` take gradients. ``network`` keeps the hooks."""
     found = blocks(network)
     features: list[torch.Tensor] = []
 
@@ -46,9 +55,8 @@ def block_features(candidate: Candidate) -> list[torch.Tensor]:
         found[0].register_forward_pre_hook(entering)
     for block in found:
         block.register_forward_hook(leaving)
-    noise = torch.randn(candidate.images.shape).to(candidate.images.device)
-    network(noise.requires_grad_(True))
-    return [feature for feature in features if feature.dim() > 2]
+    output: torch.Tensor = network(images)
+    return output, [feature for feature in features if feature.dim() > 2]
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,30 +67,16 @@ class Composite:
         return f"{self.combined} rank of {', '.join(self.of_all)}{then}"
 
 
+# FBN-NAS's three perspectives, each by the definition that the evidence supports
+# (benchmarks/results/ablation.md): expressivity, trainability, uncertainty.
+_PERSPECTIVES = Composite(
+    ("expressivity-rank", "trainability-gradients", "uncertainty-eigenvalue", "uncertainty-signal"),
+    "log",
+)
 COMPOSITES: dict[str, Composite] = {
-    # FBN-NAS's three perspectives, each by the definition that the evidence supports
-    # (benchmarks/results/ablation.md): expressivity, trainability, uncertainty.
-    "cpi": Composite(
-        (
-            "expressivity-rank",
-            "trainability-gradients",
-            "uncertainty-eigenvalue",
-            "uncertainty-signal",
-        ),
-        "log",
-        among_best="trainability-cka",
-    ),
-    # The same without a second look at the best.
-    "cpi-gradients": Composite(
-        (
-            "expressivity-rank",
-            "trainability-gradients",
-            "uncertainty-eigenvalue",
-            "uncertainty-signal",
-        ),
-        "log",
-    ),
-    # The former one, of forward passes alone.
+    "cpi": replace(_PERSPECTIVES, among_best="trainability-cka"),
+    "cpi-gradients": _PERSPECTIVES,  # the former one, without a second look at the best
+    # The one before, of forward passes alone.
     "cpi-spectra": Composite(
         ("expressivity-regions", "trainability-conditioning", "uncertainty-eigenvalue")
     ),

@@ -134,7 +134,7 @@ def train_supernet(
         train_only_batchnorm(network)
     if settings.train == "bn+classifier":
         _classifier(network).requires_grad_(True)
-    network.to(compute_device()).train()
+    network.train()
     shards = settings.shards or job.size
     if shards % job.size or settings.batch_size % shards:
         raise FBNError(
@@ -175,9 +175,9 @@ def train_supernet(
     )
     steps = settings.steps(batches.steps_per_epoch)
     if not steps:
-        network.to("cpu")
         reporter.say("The supernet is not trained: it is read at its random initialisation")
         return 0.0
+    network.to(compute_device())
     optimizer = OPTIMIZERS[settings.optimizer](trained, settings.peak_rate)
 
     def set_rates(step: int) -> None:

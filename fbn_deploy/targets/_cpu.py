@@ -52,23 +52,6 @@ def clock_mhz() -> float | None:
     return float(mhz) if mhz else None
 
 
-class OnCpu:
-    """The part of a target that says what it runs on: this machine's processor."""
-
-    def device(self) -> str:
-        return device_name()
-
-    def power_state(self) -> str:
-        return power_state()
-
-    def clock_mhz(self) -> float | None:
-        return clock_mhz()
-
-    @property
-    def int8_weight_levels(self) -> int:
-        return int8_weight_levels()
-
-
 def _cpuinfo() -> dict[str, str]:
     """The first processor's entries of /proc/cpuinfo; empty where there is none."""
     facts: dict[str, str] = {}

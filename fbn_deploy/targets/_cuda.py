@@ -78,19 +78,6 @@ def clock_mhz() -> float | None:
     return float(clock) if clock else None
 
 
-class OnCuda:
-    """The part of a target that says what it runs on: the first GPU."""
-
-    def device(self) -> str:
-        return device_name()
-
-    def power_state(self) -> str:
-        return power_state()
-
-    def clock_mhz(self) -> float | None:
-        return clock_mhz()
-
-
 @functools.cache
 def driver_release() -> str:
     """The driver's own version, as ``580.95.05``; empty where nvidia-smi does not say."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fbn_deploy.targets import _cpu, _onnxruntime, _opening
+from fbn_deploy.targets import _onnxruntime, _opening
+from fbn_deploy.targets._host import OnCpu
 
 
-class OnnxRuntimeCpu(_cpu.OnCpu):
+class OnnxRuntimeCpu(OnCpu):
     """ONNX Runtime's CPU provider; see ``_onnxruntime.py`` for its settings."""
 
     name = "onnxruntime-cpu"

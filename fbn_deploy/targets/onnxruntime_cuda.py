@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets import _cuda, _onnxruntime, _opening
+from fbn_deploy.targets._host import OnCuda
 
 _PROVIDER = "CUDAExecutionProvider"
 # TF32 is off: "fp32" means fp32.
@@ -18,7 +19,7 @@ _PROBE = bytes.fromhex(
 )
 
 
-class OnnxRuntimeCuda(_cuda.OnCuda):
+class OnnxRuntimeCuda(OnCuda):
     """ONNX Runtime on the first NVIDIA GPU. ``enqueue`` returns when the GPU has finished."""
 
     name = "onnxruntime-cuda"

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from fbn_deploy.targets import _cpu, _opening, _openvino_cache
+from fbn_deploy.targets import _opening, _openvino_cache
+from fbn_deploy.targets._host import OnCpu
 from fbn_deploy.targets._protocol import LayerTime
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class OpenVinoSession:
         self.close()
 
 
-class OpenVinoCpu(_cpu.OnCpu):
+class OpenVinoCpu(OnCpu):
     """OpenVINO's CPU plugin: latency hint, one stream, explicit threads and precision."""
 
     name = "openvino-cpu"

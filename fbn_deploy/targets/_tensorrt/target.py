@@ -18,6 +18,7 @@ from fbn_deploy.targets._engines import (
     EngineReport,
     Progress,
 )
+from fbn_deploy.targets._host import OnCuda
 from fbn_deploy.targets._tensorrt import device, engine_file
 from fbn_deploy.targets._tensorrt.builder import BuilderProcess, BuiltEngine
 from fbn_deploy.targets._tensorrt.building import CannotParseError
@@ -37,7 +38,7 @@ _SWOLLEN_WARNING = (
 
 
 @dataclass(frozen=True)
-class TensorRtTarget(_cuda.OnCuda):
+class TensorRtTarget(OnCuda):
     """An NVIDIA GPU by way of ``package``."""
 
     package: Package
