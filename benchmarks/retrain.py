@@ -127,7 +127,8 @@ def score_here(count: int) -> None:
     supernet = build_supernet(found, 10)
     data = load_data(resolution=RESOLUTION, seed=0)
     probe = probe_batches(data, batches=4, batch_size=64, seed=0)
-    shared = SharedScoring(Scoring(supernet, probe, indicators_of("cpi")), supernet.space, job)
+    scoring = Scoring(supernet, probe, indicators_of("cpi"))
+    shared = SharedScoring([scoring], supernet.space, job)
     rng = random.Random(0)
     candidates = [supernet.space.sample(rng) for _ in range(count)]
     if not job.is_first:

@@ -54,6 +54,7 @@ def started(work: Callable[[Job], Any], wait_for: int = 2) -> dict[int, Any]:
         os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
                           MASTER_PORT=str(port))  # fmt: skip
         torch.set_num_threads(1)
+        torch.cuda.is_available = lambda: False  # two processes share no GPU, and forks have none
         try:
             answers.put((rank, work(join())))
         except BaseException:
@@ -134,7 +135,7 @@ def test_two_processes_give_the_scores_of_one(digits: ImageData, kind: str) -> N
         values: Values = Scoring(supernet, probe, names)
         if kind == "trial":
             values = Trial(SPACE, digits, TrialSettings(steps=4, batch_size=16))
-        shared = SharedScoring(values, supernet.space, job)
+        shared = SharedScoring([values], supernet.space, job)
         if not job.is_first:
             return shared.serve()
         found = [values for values, _ in shared(candidates)]

@@ -25,7 +25,7 @@ from fbn_deploy.retrain import trial as trials
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
 from fbn_deploy.search.budgets import flops_budget
 from fbn_deploy.search.candidates import Candidate, Population
-from fbn_deploy.space import SearchSpace
+from fbn_deploy.space import Architecture, SearchSpace
 from fbn_deploy.supernet.definition import SpaceDefinition, definition
 
 SPACE = definition("nasbench201", 32, {"channels": 4, "cells": 2})
@@ -94,10 +94,14 @@ def test_who_was_tried_comes_first_by_both_ranks_and_the_others_keep_their_order
         {"s": 4.0, LOSS: 1.0},
         {"s": 8.0},
     ]
-    ranks = by_trial(lambda all_scores: [each["s"] for each in all_scores])
-    assert list(ranks(scores)) == [7.0, 1.0, 5.5, 2.0, 3.0, 4.0, 5.5]
-    assert list(ranks([{"s": 2.0}, {"s": 1.0}])) == [2.0, 1.0]
-    assert list(ranks([{"s": 2.0, LOSS: 1.0}, {"s": 1.0, LOSS: 2.0}])) == [2.0, 1.0]
+    rank = by_trial(lambda candidates: [each.scores["s"] for each in candidates])
+
+    def ranks(scores: list[dict[str, float]]) -> list[float]:
+        return list(rank([Candidate(Architecture.of({}), "", each, {}) for each in scores]))
+
+    assert ranks(scores) == [7.0, 1.0, 5.5, 2.0, 3.0, 4.0, 5.5]
+    assert ranks([{"s": 2.0}, {"s": 1.0}]) == [2.0, 1.0]
+    assert ranks([{"s": 2.0, LOSS: 1.0}, {"s": 1.0, LOSS: 2.0}]) == [2.0, 1.0]
 
 
 def test_fewer_finalists_than_none_are_refused() -> None:
@@ -146,7 +150,7 @@ def test_of_two_finalists_none_is_tried(tmp_path: Path) -> None:
         Candidate(architecture, name, {"s": place}, {})
         for place, (name, architecture) in enumerate(list(drawn.items())[:20])
     )
-    population = Population(lambda scores: [each["s"] for each in scores], candidates)
+    population = Population(lambda found: [each.scores["s"] for each in found], candidates)
     scorer = trial_scorer(context, space)
     assert len(candidates) == 20
     assert with_finalists(population, 24, scorer, context) is population

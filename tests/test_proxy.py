@@ -71,7 +71,7 @@ def test_scores_of_the_proxy_and_of_the_whole_are_kept_apart(
     for proxy in (True, False, True):
         supernet = untrained.scored_in(context, proxy=proxy)
         about = untrained.settings.as_json()
-        scorer = scorers(context, supernet, about, ["naswot"], batches=2, size=16)["naswot"]
+        (scorer,) = scorers(context, supernet, about, [["naswot"]], batches=2, size=16)
         (values,) = scorer([architecture])
         assert found.setdefault(proxy, values["naswot"]) == values["naswot"]
     assert found[True] != found[False]

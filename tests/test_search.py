@@ -6,7 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from fbn_deploy.errors import FBNError, NothingFitsError
 from fbn_deploy.search import algorithms
 from fbn_deploy.search.algorithms.random import RandomSearch
 from fbn_deploy.search.budgets import Budget
+from fbn_deploy.search.candidates import Candidate
 from fbn_deploy.search.problem import Outcome, Problem, Progress
 from fbn_deploy.space import Architecture, Decision, SearchSpace
 
@@ -38,8 +39,9 @@ def score(architectures: Sequence[Architecture]) -> list[dict[str, float]]:
     ]
 
 
-def rank(scores: Sequence[Mapping[str, float]]) -> list[float]:
-    return [float(sum(other["worth"] > each["worth"] for other in scores)) for each in scores]
+def rank(candidates: Sequence[Candidate]) -> list[float]:
+    worths = [each.scores["worth"] for each in candidates]
+    return [float(sum(other > worth for other in worths)) for worth in worths]
 
 
 def problem(*budgets: Budget) -> Problem:

@@ -44,7 +44,7 @@ def test_a_front_of_candidates_trades_rank_for_each_cost() -> None:
         return Candidate(Architecture.of({"d": name}), name, {"rank": score}, costs)
 
     population = Population(
-        lambda scores: [each["rank"] for each in scores],
+        lambda candidates: [each.scores["rank"] for each in candidates],
         (
             candidate("slow", 0, ms=9, flops=9),
             candidate("light", 2, ms=5, flops=1),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,8 +10,9 @@ from fbn_deploy.search.candidates import Candidate, Population
 from fbn_deploy.space import Architecture
 
 
-def fewer_losses(scores: Sequence[Mapping[str, float]]) -> list[float]:
+def fewer_losses(candidates: Sequence[Candidate]) -> list[float]:
     """The number of candidates with a higher score; ties share a rank."""
+    scores = [each.scores for each in candidates]
     return [float(sum(other["s"] > each["s"] for other in scores)) for each in scores]
 
 
@@ -42,8 +43,8 @@ def test_more_than_there_are_gives_all_there_are() -> None:
 
 
 def test_an_empty_population_asks_for_no_ranks() -> None:
-    def never(scores: object) -> list[float]:
-        raise AssertionError(scores)
+    def never(candidates: object) -> list[float]:
+        raise AssertionError(candidates)
 
     assert Population(never).ranked() == []
 

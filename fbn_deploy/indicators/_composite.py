@@ -128,18 +128,34 @@ def _any_needs(names: Sequence[str], need: Need) -> bool:
 def composite_rank(name: str, scores: Sequence[Mapping[str, float]]) -> list[float]:
     """The rank of every candidate by the composite or indicator ``name``; lower is better."""
     of = composite(name)
-    combined = COMBINED[of.combined]
-    ranks = combined(np.array([_ranks(part, scores) for part in of.of_all]))
+    places = _first_look(of, scores)
     if of.among_best:
-        places = rankdata(ranks)
-        best = np.flatnonzero(places <= math.ceil(BEST * len(places)))
-        again = _ranks(of.among_best, [scores[int(number)] for number in best])
-        first = rankdata(ranks[best])
+        best = _best(places)
+        again = _ranks(of.among_best, [scores[number] for number in best])
+        first = rankdata(places[best])
         # Of equals the better one by the first look.
-        places[best] = rankdata(combined(np.array([first, again])) + 1e-6 * first)
-        ranks = places
-    listed: list[float] = ranks.tolist()
+        both = COMBINED[of.combined](np.array([first, again])) + 1e-6 * first
+        places = rankdata(places)
+        places[best] = rankdata(both)
+    listed: list[float] = places.tolist()
     return listed
+
+
+def looked_at_again(name: str, scores: Sequence[Mapping[str, float]]) -> list[int]:
+    """Who is ordered anew by ``among_best``, by number: all others need no value of it. ``scores``
+    hold the values of ``of_all``."""
+    of = composite(name)
+    return _best(_first_look(of, scores)) if of.among_best else []
+
+
+def _first_look(of: Composite, scores: Sequence[Mapping[str, float]]) -> Ranks:
+    return COMBINED[of.combined](np.array([_ranks(part, scores) for part in of.of_all]))
+
+
+def _best(places: Ranks) -> list[int]:
+    ranks = rankdata(places)
+    best: list[int] = np.flatnonzero(ranks <= math.ceil(BEST * len(ranks))).tolist()
+    return best
 
 
 def _ranks(name: str, scores: Sequence[Mapping[str, float]]) -> Ranks:

@@ -16,15 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.accelerator import compute_device
-from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import candidate_graphs
 from fbn_deploy.export.precision.form import Form
-from fbn_deploy.indicators import Scoring, formulas, indicators_of, probe_batches
+from fbn_deploy.indicators import Scoring, formulas, probe_batches
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.latency import Latency
-from fbn_deploy.pipeline.sharing import SharedScoring, Values
+from fbn_deploy.pipeline.sharing import SharedScoring
 from fbn_deploy.progress import Reporter
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.space import Architecture, SearchSpace
@@ -39,20 +38,15 @@ LAST = 1e30  # the size of what stands for a value that is not finite
 
 
 class Scorer:
-    """Values of architectures, each computed once for a run directory; ``about`` identifies what
-    they depend on."""
+    """Values of architectures by one of the ``shared`` scorings, each computed once for a run
+    directory; ``about`` identifies what they depend on."""
 
     def __init__(
-        self,
-        scoring: Values,
-        space: SearchSpace,
-        about: Any,
-        path: Path,
-        job: Job = ALONE,
+        self, shared: SharedScoring, space: SearchSpace, about: Any, path: Path, number: int = 0
     ) -> None:
-        self._space, self._higher_is_better = space, scoring.higher_is_better
-        self.shared = SharedScoring(scoring, space, job)
-        self._at_once = 1 if job.size == 1 else AT_ONCE * job.size
+        self.shared, self._number, self._space = shared, number, space
+        self._higher_is_better = shared.scorings[number].higher_is_better
+        self._at_once = 1 if shared.job.size == 1 else AT_ONCE * shared.job.size
         self._key = hashlib.sha256(
             json.dumps([about, list(self._higher_is_better)], sort_keys=True).encode()
         ).hexdigest()[:16]
@@ -74,10 +68,14 @@ class Scorer:
         names = list(new)
         for start in range(0, len(names), self._at_once):
             some = names[start : start + self._at_once]
-            answers = self.shared([new[canonical] for canonical in some])
+            answers = self.shared([new[canonical] for canonical in some], self._number)
             for canonical, (values, seconds) in zip(some, answers, strict=True):
                 self._remember(canonical, values, seconds)
         return [self._known[self._space.canonical(each)] for each in architectures]
+
+    def known(self, canonical: str) -> Mapping[str, float]:
+        """Values that were asked for; none for another architecture."""
+        return self._known.get(canonical, {})
 
     def _remember(self, canonical: str, values: Mapping[str, float], seconds: float) -> None:
         scores = {
@@ -92,13 +90,13 @@ def scorers(
     context: Context,
     supernet: Supernet,
     trained: Any,
-    names: Sequence[str],
+    groups: Sequence[Sequence[str]],
     *,
     batches: int,
     size: int,
-) -> dict[str, Scorer]:
-    """Name of an indicator or composite → its scorer, for a supernet that ``trained`` (settings,
-    or a hash) identifies. All see the same ``batches`` × ``size`` images, at the resolution of
+) -> list[Scorer]:
+    """A scorer for each of ``groups`` of indicators, for a supernet that ``trained`` (settings, or
+    a hash) identifies. All see the same ``batches`` × ``size`` images, at the resolution of
     ``supernet``."""
     probe = probe_batches(context.data, batches=batches, batch_size=size, seed=context.seed)
     probe = probe.reduced(context.data.resolution // supernet.definition.resolution)
@@ -107,22 +105,18 @@ def scorers(
     identity["formulas"] = formulas()
     if supernet.definition != context.definition:
         identity["proxy"] = supernet.definition.as_json()
-    return {
-        name: Scorer(
-            Scoring(supernet, probe, indicators_of(name)),
-            supernet.space,
-            identity,
-            context.run.scores,
-            context.job,
-        )
-        for name in names
-    }
+    scorings = [Scoring(supernet, probe, names) for names in groups]
+    shared = SharedScoring(scorings, supernet.space, context.job)
+    return [
+        Scorer(shared, supernet.space, identity, context.run.scores, number)
+        for number in range(len(groups))
+    ]
 
 
 def placed(supernet: Supernet) -> Supernet:
-    """``supernet`` where networks are scored: itself on the CPU, a copy on a GPU."""
+    """``supernet`` where networks are scored: itself if it is there, else a copy."""
     device = compute_device()
-    if device.type == "cpu":
+    if next(supernet.network.parameters()).device.type == device.type:
         return supernet
     return replace(supernet, network=copy.deepcopy(supernet.network).to(device))
 

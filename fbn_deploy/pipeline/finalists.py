@@ -17,8 +17,9 @@ from scipy.stats import rankdata
 
 from fbn_deploy.pipeline.answers import LAST, Scorer
 from fbn_deploy.pipeline.context import Context
+from fbn_deploy.pipeline.sharing import SharedScoring
 from fbn_deploy.retrain.trial import LOSS, Trial, TrialSettings
-from fbn_deploy.search.candidates import Population, Rank
+from fbn_deploy.search.candidates import Candidate, Population, Rank
 from fbn_deploy.space import SearchSpace
 
 SHARE = 0.1  # of all candidates
@@ -35,7 +36,7 @@ def trial_scorer(context: Context, space: SearchSpace) -> Scorer:
     settings = TrialSettings(seed=context.seed)
     trial = Trial(context.definition, context.data, settings, fair_bn=context.bn == "fair")
     about = {**context.identity, "trial": settings.as_json()}
-    return Scorer(trial, space, about, context.run.scores, context.job)
+    return Scorer(SharedScoring([trial], space, context.job), space, about, context.run.scores)
 
 
 def with_finalists(
@@ -45,6 +46,10 @@ def with_finalists(
     rounded up. Of fewer than three the mean of two ranks cannot change the order: none is tried."""
     finalists = population.best(number_tried(count, len(population)))
     if len(finalists) < LEAST:
+        context.reporter.say(
+            f"No finalists were trained: of {len(population)} candidates they are "
+            f"{len(finalists)}, and fewer than {LEAST} cannot change the order."
+        )
         return population
     tried: dict[str, Mapping[str, float]] = {}
     with context.reporter.task("Training finalists briefly", len(finalists), "networks") as task:
@@ -72,13 +77,13 @@ def by_trial(rank: Rank) -> Rank:
     """Candidates that were tried first, by the mean of their ranks by ``rank`` and by loss, of
     equals the better by ``rank``; behind them the others by ``rank``."""
 
-    def ranks(scores: Sequence[Mapping[str, float]]) -> Sequence[float]:
-        by_score = list(rank(scores))
+    def ranks(candidates: Sequence[Candidate]) -> Sequence[float]:
+        by_score = list(rank(candidates))
         places = by_score.copy()
-        tried = [number for number, each in enumerate(scores) if LOSS in each]
-        others = [number for number, each in enumerate(scores) if LOSS not in each]
+        tried = [number for number, each in enumerate(candidates) if LOSS in each.scores]
+        others = [number for number, each in enumerate(candidates) if LOSS not in each.scores]
         if tried:
-            by_loss = rankdata([scores[number][LOSS] for number in tried])
+            by_loss = rankdata([candidates[number].scores[LOSS] for number in tried])
             first = rankdata([by_score[number] for number in tried])
             both = rankdata(by_loss + (1 + 1e-6) * first)
             for number, place in zip(tried, both, strict=True):

@@ -25,33 +25,35 @@ Timed = tuple[dict[str, float], float]  # indicator → value, and seconds
 
 class SharedScoring:
     """Values of many architectures, the same as those of one process: a value depends on the
-    architecture, and on nothing that was computed before it."""
+    architecture, and on nothing that was computed before it. Of several ``scorings`` each call
+    asks one, by number."""
 
-    def __init__(self, scoring: Values, space: SearchSpace, job: Job) -> None:
-        self._scoring, self._space, self._job = scoring, space, job
+    def __init__(self, scorings: Sequence[Values], space: SearchSpace, job: Job) -> None:
+        self.scorings, self._space, self.job = scorings, space, job
 
-    def __call__(self, architectures: Sequence[Architecture]) -> list[Timed]:
+    def __call__(self, architectures: Sequence[Architecture], number: int = 0) -> list[Timed]:
         """Values and seconds of each; called at the first process, while the others ``serve``."""
         asked = [dict(architecture) for architecture in architectures]
-        return self._shared(self._job.share(asked))
+        return self._shared(*self.job.share((number, asked)))
 
     def serve(self) -> None:
         """Scores shares of what the first process asks for, until it ends that."""
-        while (asked := self._job.share(None)) is not None:
-            self._shared(asked)
+        while (asked := self.job.share(None)) is not None:
+            self._shared(*asked)
 
     def end(self) -> None:
         """Lets the other processes go on."""
-        self._job.share(None)
+        self.job.share(None)
 
-    def _shared(self, asked: list[dict[str, str]]) -> list[Timed]:
-        own = [self._timed(each) for each in asked[self._job.rank :: self._job.size]]
+    def _shared(self, number: int, asked: list[dict[str, str]]) -> list[Timed]:
+        scoring, job = self.scorings[number], self.job
+        own = [self._timed(scoring, each) for each in asked[job.rank :: job.size]]
         found: list[Any] = [None] * len(asked)
-        for rank, values in enumerate(self._job.gather(own)):
-            found[rank :: self._job.size] = values
+        for rank, values in enumerate(job.gather(own)):
+            found[rank :: job.size] = values
         return [(values, seconds) for values, seconds in found]
 
-    def _timed(self, choices: dict[str, str]) -> Timed:
+    def _timed(self, scoring: Values, choices: dict[str, str]) -> Timed:
         started = time.perf_counter()
-        values = self._scoring(self._space.architecture(choices))
+        values = scoring(self._space.architecture(choices))
         return values, round(time.perf_counter() - started, 6)

@@ -9,7 +9,6 @@ from fbn_deploy.space import Architecture
 
 Scores = Mapping[str, float]  # indicator → value
 Costs = Mapping[str, float]  # cost name → value
-Rank = Callable[[Sequence[Scores]], Sequence[float]]  # lower is better, ties share a rank
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,9 @@ class Candidate:
     canonical: str
     scores: Scores
     costs: Costs
+
+
+Rank = Callable[[Sequence[Candidate]], Sequence[float]]  # lower is better, ties share a rank
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,8 @@ class Population:
 
     def __post_init__(self) -> None:
         assert len({c.canonical for c in self.candidates}) == len(self.candidates), "A duplicate."
-        scores = [candidate.scores for candidate in self.candidates]
-        ranks = tuple(self.rank(scores)) if scores else ()
-        assert len(ranks) == len(scores), "One rank for each candidate."
+        ranks = tuple(self.rank(self.candidates)) if self.candidates else ()
+        assert len(ranks) == len(self.candidates), "One rank for each candidate."
         object.__setattr__(self, "ranks", ranks)
 
     def __len__(self) -> int:

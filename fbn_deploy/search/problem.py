@@ -51,8 +51,8 @@ class Problem:
 
     ``score`` takes a batch of architectures that fit and answers in the same order. ``cost`` is
     asked for one budget at a time, counts before latencies, and no further once one is broken:
-    a measurement is only paid for architectures that meet everything cheaper. ``rank`` gets the
-    scores of all candidates so far.
+    a measurement is only paid for architectures that meet everything cheaper. ``rank`` gets all
+    candidates so far.
     """
 
     score: Callable[[Sequence[Architecture]], Sequence[Scores]]
