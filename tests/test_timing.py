@@ -278,6 +278,16 @@ def test_a_crowd_is_waited_for_as_long_as_the_protocol_is_patient() -> None:
     assert timing.disturbed == ()
 
 
+def test_no_round_begins_in_a_crowd() -> None:
+    patient = dataclasses.replace(FIVE_ROUNDS, limit_s=1.0, patience_s=2.0)
+    for pace in (Pace(60.0, 40.0), None):  # known before, or found by the first quiet round
+        machine = CrowdedMachine(lambda now_s: int(now_s / 0.1) % 2 == 1)
+        timing = time_runs(machine.enqueue, patient, machine, pace=pace)
+        assert timing.value_ms == pytest.approx(1.0)
+        assert timing.rounds == 5, "Only quiet ones, and those were enough."
+        assert timing.crowded == 0.0
+
+
 def test_a_crowd_that_stays_is_named_where_a_calmer_core_is_known() -> None:
     patient = dataclasses.replace(FIVE_ROUNDS, limit_s=0.1, patience_s=0.2, attempts=3)
     machine = CrowdedMachine(lambda now_s: True)

@@ -6,7 +6,8 @@ counted, kept in p90 and p99, and left out of the median as long as half of them
 preemption is the rule (a long run on a busy machine has no undisturbed sample at all), what the
 process waited for a core meanwhile (the scheduler's run-queue delay) is taken off each of them;
 with several threads that wait at the same time it is not known, and nothing is taken off. In the
-same way rounds are left out during which somebody else computed on our core (``crowding.py``).
+same way rounds are left out during which somebody else computed on our core (``crowding.py``),
+and none begins while somebody does, as long as the protocol is patient.
 
 The confidence interval comes from the medians of rounds (batch means): m ± t·s/√k over k rounds,
 because neighbouring runs are far from independent. It covers what varies between rounds, not a
@@ -55,10 +56,11 @@ _MAX_STEAL = 0.02
 _MAX_SPREAD = 0.05
 _MIN_RUNS_PER_ROUND = _MIN_ROUNDS = 3
 # Changes when the same runs would give another number.
-_METHOD = "waits and crowded rounds off, awake, by products and exponentials"
+_METHOD = "waits and crowded rounds off, awake, by products and exponentials, in quiet moments"
 # A core that slept for 0.35 s needs 5 ms of work until arithmetic has its full speed (it begins
 # at 0.4 of it; medians of 60 pauses): what is read before that looks like a crowd.
 _WAKING_S = 0.02
+_ASKING_S = 0.005  # of runs between two looks at a crowd: asleep, the core would look crowded
 
 Enqueue = Callable[[], "float | None"]
 _MAD_TO_SIGMA = 1.4826
@@ -68,7 +70,7 @@ _MAD_TO_SIGMA = 1.4826
 class TimingProtocol:
     """How long and how often. Times in seconds; ``width`` is the half-width of the median's
     95 % interval, relative to it, at which timing ends. ``limit_s`` ends it in any case,
-    and later by what crowded rounds took, ``patience_s`` at most."""
+    and later by what was lost to a crowd, ``patience_s`` at most."""
 
     name: str
     warmup_s: float
@@ -108,7 +110,7 @@ CONFIRM = TimingProtocol(
     min_rounds=6,
     width=0.015,
     limit_s=5.0,
-    patience_s=12.0,
+    patience_s=20.0,
     pause_s=0.35,
     attempts=3,
 )
@@ -246,12 +248,16 @@ def _timed_rounds(
     least, however slow the network)."""
     rounds: list[_Round] = []
     before = machine.snapshot()
-    paused_s = 0.0
+    paused_s = waited_s = crowded_s = 0.0
     while True:
+        if pace is not None:
+            patience_s = protocol.patience_s - waited_s - crowded_s
+            waited_s += _await_own_core(enqueue, machine, pace, patience_s)
         rounds.append(_round(enqueue, protocol, machine, one_thread))
+        pace = best_pace((pace, *rounds[-1].paces))
         own = _own(rounds, pace)
         crowded_s = sum(each.seconds for each in rounds) - sum(each.seconds for each in own)
-        limit_s = protocol.limit_s + min(crowded_s, protocol.patience_s)
+        limit_s = protocol.limit_s + min(waited_s + crowded_s, protocol.patience_s)
         over = len(rounds) >= _MIN_ROUNDS and machine.now_s() - before.time_s >= limit_s
         if over or _settled(own, protocol):
             return _timing(rounds, own, before, machine.snapshot(), paused_s)
@@ -268,9 +274,20 @@ def _settled(rounds: list[_Round], protocol: TimingProtocol) -> bool:
     return _half_width(medians) <= protocol.width * statistics.median(medians)
 
 
-def _own(rounds: list[_Round], known: Pace | None) -> list[_Round]:
+def _await_own_core(enqueue: Enqueue, machine: Machine, best: Pace, at_most_s: float) -> float:
+    """Runs until nobody else computes on the core, ``at_most_s`` seconds; how many it took."""
+    start_s = now_s = machine.now_s()
+    while now_s - start_s < at_most_s:
+        reference_us = machine.reference_us()
+        if not Pace(machine.arithmetic_us(), reference_us).is_crowded(best):
+            break
+        _work(enqueue, _ASKING_S, machine)
+        now_s = machine.now_s()
+    return now_s - start_s
+
+
+def _own(rounds: list[_Round], best: Pace | None) -> list[_Round]:
     """Those of ``rounds`` that had the core to themselves, as far as is known by now."""
-    best = best_pace([known, *(pace for each in rounds for pace in each.paces)])
     if best is None:
         return rounds
     return [each for each in rounds if not any(pace.is_crowded(best) for pace in each.paces)]

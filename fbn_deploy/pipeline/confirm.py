@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fbn_deploy.latency.counting import Deployed
 
 CONFIRMED_AT_MOST = 30  # candidates measured with care before the search gives up
-CROWDED_OUT_AT_MOST = 5  # of them in a crowd that did not end
+CROWDED_OUT_AT_MOST = 3  # of them in a crowd that did not end
 
 
 def confirmed_winner(
