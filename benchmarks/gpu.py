@@ -1,6 +1,6 @@
 """What runs on this machine's NVIDIA GPU, how fast and how near to the CPU's numbers.
 
-    python benchmarks/gpu.py [--quick] [--out benchmarks/results/gpu-NAME.json]
+    python benchmarks/gpu.py [--check] [--quick] [--out benchmarks/results/gpu-NAME.json]
 
 One MobileNet of the ``mobilenet`` space (random architecture, seed 0, 224 pixels, folded) on
 PyTorch (eager and as a CUDA graph), ``onnxruntime-cuda``, ``tensorrt`` and ``tensorrt-rtx``, in
@@ -11,7 +11,7 @@ is computed, not how long it takes.
 States for each: median and p99, images a second, seconds to open cold and warm (with TensorRT:
 without and with its timing cache), device memory, the largest relative error against ONNX Runtime
 on the CPU. What is not ready is a row with its reason. Without a GPU nothing is written, and the
-exit code is 2.
+exit code is 2; ``--check`` only asks whether there is one.
 """
 
 from __future__ import annotations

@@ -98,6 +98,14 @@ def training_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict
     return tensors
 
 
+def _beside(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """``value`` in the memory format of ``parameter`` if it has its shape, and on its device unless
+    it is a number of steps, which optimizers keep on the CPU."""
+    if value.shape == parameter.shape:
+        return torch.empty_like(parameter).copy_(value)
+    return value.to(parameter.device) if value.dim() else value
+
+
 def restore_training(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -114,10 +122,7 @@ def restore_training(
         if name.startswith(OPTIMIZER):
             owner, _, key = name.removeprefix(OPTIMIZER).rpartition(".")
             parameter = parameters[owner]
-            same = value.shape == parameter.shape
-            optimizer.state[parameter][key] = (
-                torch.empty_like(parameter).copy_(value) if same else value
-            )
+            optimizer.state[parameter][key] = _beside(parameter, value)
     for prefix in (GROUP, GROUP_NUMBER):
         for name in (n for n in tensors if n.startswith(prefix)):
             number, _, key = name.removeprefix(prefix).partition(".")

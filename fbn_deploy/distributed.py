@@ -178,7 +178,13 @@ def join() -> Job:
     if not dist.is_initialized():
         backend = "gloo"
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            gpu, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+            if gpu >= gpus:
+                raise FBNError(
+                    f"torchrun started more processes on this machine than it has GPUs ({gpus}); "
+                    f"pass --nproc-per-node {gpus}."
+                )
+            torch.cuda.set_device(gpu)
             backend = "cpu:gloo,cuda:nccl"
         with _explained():
             dist.init_process_group(backend, timeout=PATIENCE)

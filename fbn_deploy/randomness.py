@@ -39,19 +39,27 @@ def reproducible(device: torch.device, seed: int) -> Iterator[None]:
     """Gradients allowed, PyTorch's random numbers anew from ``seed``, deterministic kernels in
     full single precision (no TF32) where ``device`` has them; the caller's random state and
     settings are given back."""
-    cudnn = torch.backends.cudnn
-    was = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
     devices = [device] if device.type == "cuda" else []
     with (
         torch.random.fork_rng(devices),
         torch.inference_mode(False),
         torch.enable_grad(),
+        deterministic_kernels(tf32=False),
     ):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             torch.cuda.manual_seed(seed)
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, False
-        try:
-            yield
-        finally:
-            cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = was
+        yield
+
+
+@contextlib.contextmanager
+def deterministic_kernels(*, tf32: bool) -> Iterator[None]:
+    """Within the block a GPU's convolutions give the same numbers each time; in full single
+    precision unless ``tf32``. Settings are given back."""
+    cudnn = torch.backends.cudnn
+    was = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = True, False, tf32
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32 = was

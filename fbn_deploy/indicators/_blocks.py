@@ -119,6 +119,8 @@ def _is_identity(module: nn.Module) -> bool:
 @torch.no_grad()
 def _initialise(network: nn.Module) -> None:
     for layer in weighted_layers(network):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+        drawn = torch.empty_like(layer.weight, device="cpu")  # the same numbers on every device
+        nn.init.kaiming_normal_(drawn, mode="fan_in", nonlinearity="relu")
+        layer.weight.copy_(drawn)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fbn_deploy.accelerator import compute_device
 from fbn_deploy.checkpoint import load_tensors, load_weights, save_tensors
 from fbn_deploy.errors import FBNError
 from fbn_deploy.loop import refuse_other_run
@@ -39,7 +40,7 @@ def retrained_subnet(
         network = _loaded(context, architecture, *stored)
         found = dict(stored[1])
         results = found.pop("results")
-        refuse_other_run(run.subnet, _flat(found), _flat(about))
+        refuse_other_run(run.subnet, found, about)
         context.reporter.say(f"Subnet: {run.subnet}, trained before")
         return network, results
     network = _start(context, architecture, settings)
@@ -54,8 +55,10 @@ def retrained_subnet(
         job=job,
         workers=workers,
     )
+    reached = accuracy(network.to(compute_device()), data, data.test, job=job)
+    network.to("cpu")
     results = {
-        "accuracy": accuracy(network, data, data.test, job=job),
+        "accuracy": reached,
         "trivial": trivial_accuracy(data, data.test),
         "images": len(data.test),
         "seconds": round(trained.seconds, 3),
@@ -120,11 +123,6 @@ def _start(context: Context, architecture: Architecture, settings: RetrainSettin
         )
     supernet = trained_supernet(context).supernet
     return subnet_of_supernet(supernet, architecture)
-
-
-def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
-    """With the settings of the training one by one, so that an error names those that differ."""
-    return {**{k: v for k, v in about.items() if k != "retrain"}, **about["retrain"]}
 
 
 def _untrained(context: Context, architecture: Architecture, fair_bn: bool, seed: int) -> nn.Module:

@@ -7,11 +7,13 @@ gathered anew: the average, over some batches, of each batch's mean and (unbiase
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
 
 from fbn_deploy.supernet.choice import active_modules
 
@@ -36,15 +38,29 @@ def fresh_statistics(network: nn.Module) -> Iterator[list[_BatchNorm]]:
         module.training = False
     for bn in norms:
         bn.reset_running_stats()
-        bn.momentum = None  # a cumulative average
         bn.training = True
+    hooks = [_cumulative(bn) for bn in norms]
     try:
         yield norms
     finally:
+        for hook in hooks:
+            hook.remove()
         for bn, momentum in zip(norms, momenta, strict=True):
             bn.momentum = momentum
         for module, training in modes:
             module.training = training
+
+
+def _cumulative(bn: _BatchNorm) -> RemovableHandle:
+    """Lets ``bn`` average the statistics of the passes to come: the n-th counts 1/n. (A momentum
+    of None says the same, and reads n from the device each time, which waits for a GPU.)"""
+    passes = itertools.count(2)
+    bn.momentum = 1.0
+
+    def next_pass(module: nn.Module, inputs: object, output: object) -> None:
+        bn.momentum = 1.0 / next(passes)
+
+    return bn.register_forward_hook(next_pass)
 
 
 @contextlib.contextmanager

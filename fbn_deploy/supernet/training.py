@@ -22,6 +22,7 @@ from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.loop import Loop, run_loop
 from fbn_deploy.progress import Reporter
+from fbn_deploy.randomness import deterministic_kernels
 from fbn_deploy.supernet.choice import choices, select_path
 from fbn_deploy.supernet.frozen import train_only_batchnorm
 from fbn_deploy.supernet.paths import sampler
@@ -194,7 +195,8 @@ def train_supernet(
         about={**about, "supernet": settings.as_json()},
         job=job,
     )
-    seconds = run_loop(loop, network, optimizer, reporter)
+    with deterministic_kernels(tf32=True):  # a training that goes on ends as one that did not stop
+        seconds = run_loop(loop, network, optimizer, reporter)
     network.to("cpu")
     return seconds
 

@@ -66,8 +66,9 @@ def compute_capability() -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
+@functools.cache  # every lookup of a latency asks
 def power_state() -> str:
-    """``limit=300.00W`` where nvidia-smi says; else empty."""
+    """``limit=300.00W`` where nvidia-smi says, as this process found it; else empty."""
     limit = _nvidia_smi("power.limit")
     return f"limit={limit}W" if limit else ""
 

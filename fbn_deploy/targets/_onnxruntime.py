@@ -48,6 +48,8 @@ _ERRORS_ONLY = 3
 _KERNEL = "_kernel_time"
 _NCHWC = "_nchwc"
 _PROFILE_WARMUP = 5
+# It turns biases of int8 networks into integers, which the CUDA provider cannot turn back.
+_NOT_ON_GPUS = ["WeightBiasQuantization"]
 
 
 def import_problem() -> str | None:
@@ -117,7 +119,15 @@ class OrtSession:
 
         source = str(self._model) if isinstance(self._model, Path) else self._model
         try:
-            return onnxruntime.InferenceSession(source, options, providers=self._providers)
+            session = onnxruntime.InferenceSession(
+                source,
+                options,
+                providers=self._providers,
+                disabled_optimizers=None if self._device == "cpu" else _NOT_ON_GPUS,
+            )
+            if self._device != "cpu":
+                session.disable_fallback()  # to the processor, after an error in a run
+            return session
         except Exception as error:  # ONNX Runtime's errors share no class but Exception
             raise _opening.cannot_open(self._target, self._model, error) from error
 

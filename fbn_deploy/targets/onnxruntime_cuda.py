@@ -51,12 +51,13 @@ class OnnxRuntimeCuda(OnCuda):
     def versions(self) -> dict[str, str]:
         import onnxruntime
 
-        return {
+        found = {
             "onnxruntime": onnxruntime.__version__,
             "cuda": str(onnxruntime.cuda_version),
             "driver_cuda": _cuda.driver_version(),
             "driver": _cuda.driver_release(),
         }
+        return {name: version for name, version in found.items() if version}
 
     def open(
         self,
