@@ -3,7 +3,7 @@
     python benchmarks/precision.py --flowers DIR --cifar10 DIR --runs DIR [--quick] [--out FILE]
 
 Two networks are trained (about 25 minutes on two cores; kept in ``--runs``) and quantised with the
-same calibration images by all. A graph counts three times: as written (Q/DQ pairs computed in
+same 128 calibration images by all. A graph counts three times: as written (Q/DQ pairs computed in
 fp32), on onnxruntime-cpu and on openvino-cpu with their integer kernels. Per peer stands its best:
 quantize_static per channel with its three methods, with and without ``reduce_range``; modelopt's
 ``max`` and ``entropy``. Then speed of a MobileNet at 224 pixels, batch 1, one thread, measured in

@@ -13,6 +13,7 @@ import typer
 from fbn_deploy import __version__, plugins
 from fbn_deploy.distributed import JobEndedError, this_rank
 from fbn_deploy.errors import FBNError
+from fbn_deploy.stopping import Stopped, listen
 
 PACKAGE = "fbn_deploy.commands"
 # What fbn-deploy[search] brings and a device does without.
@@ -61,6 +62,7 @@ def _version(
 
 def main() -> None:
     """Runs a command; a person's mistake is one message on stderr and its exit code."""
+    listen()
     # Spinning OpenMP barriers slow everything down when another job has the core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):  # a γ or an arrow ends no command in another encoding
@@ -83,7 +85,10 @@ def main() -> None:
     except OSError as error:  # a disk or directory that fails where nobody expects it
         _say(error, f"fbn: {error}. Mend it and start the same command again.")
         raise SystemExit(FBNError.exit_code) from None
-    except KeyboardInterrupt:
+    except MemoryError as error:
+        _say(error, f"fbn: out of memory ({error or 'no details'}). Ask for less at once.")
+        raise SystemExit(FBNError.exit_code) from None
+    except (Stopped, KeyboardInterrupt):  # the latter where Ctrl-C came before we listened
         print("fbn: stopped; the same command goes on from here.", file=sys.stderr)
         raise SystemExit(130) from None
 

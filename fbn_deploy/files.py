@@ -25,17 +25,25 @@ _OLD_S = 86_400.0
 
 
 def refuse_to_overwrite(source: Path, *written: Path | None) -> None:
-    """``FBNError`` where a file that will be written is ``source``, which is read, or where two of
-    ``written`` are the same file or one is a directory."""
+    """``FBNError`` where a file that will be written is ``source``, which is read, where two of
+    ``written`` are the same file, or where one cannot be written."""
     named = [path for path in written if path is not None]
     for path in named:
+        refuse_unwritable(path)
         # By whatever name: samefile sees through links of both kinds.
         if path.exists() and source.exists() and path.samefile(source):
             raise FBNError(f"{source} would overwrite itself; choose another name for the result.")
-        if path.is_dir():
-            raise FBNError(f"{path} is a directory; give the name of a file to write.")
     if len({path.resolve() for path in named}) < len(named):
         raise FBNError(f"Two results would be written to {named[0]}; give each a name of its own.")
+
+
+def refuse_unwritable(path: Path) -> None:
+    """``FBNError`` where no file ``path`` can be written, said before the work for it."""
+    if path.is_dir():
+        raise FBNError(f"{path} is a directory; give the name of a file to write.")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise FBNError(f"{path} cannot be written: {folder} is no directory to write in.")
 
 
 def sha256_of(path: Path) -> str:
@@ -81,7 +89,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise FBNError(
             f"Cannot write {path}: {error.strerror or error}. Nothing was changed there; "
-            "free some space or choose another directory with --run."
+            "free some space or choose another place (--run, --out)."
         ) from error
     finally:
         if temporary is not None:

@@ -2,8 +2,9 @@
 
 Everything random is a function of the seed and the step (batches, paths, rates), so the state of
 a run is its step, its weights, its optimizer, and what the training keeps beside them. It is saved
-every half minute; a run that is started again goes on from there and ends as if it had never
-stopped. In a job of several processes the first one saves, and hands the state to the others.
+every half minute and at Ctrl-C; a run that is started again goes on from there and ends as if it
+had never stopped. In a job of several processes the first one saves, and hands the state to the
+others.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import torch
 from torch import nn
 
 from fbn_deploy.checkpoint import load_tensors, restore_training, save_tensors, training_state
+from fbn_deploy.differing import differing, told
 from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.progress import Reporter
+from fbn_deploy.stopping import Stopped, at_end_of_step
 
 SAVE_EVERY_S = 30.0
 KEPT = "kept."  # prefix of the tensors that a training keeps beside weights and optimizer
@@ -95,10 +98,15 @@ def run_loop(
     is not finite or the checkpoint belongs to another run.
     """
     step, seconds = _resumed(loop, network, optimizer)
+    if step:
+        reporter.say(f"{loop.title}: goes on from step {step} of {loop.steps}")
     device = next(network.parameters()).device
     update = loop.update or optimizer.step
     started = saved = time.monotonic()
-    with reporter.task(loop.title, loop.steps, "steps", loop.work) as task:
+    with (
+        reporter.task(loop.title, loop.steps, "steps", loop.work) as task,
+        at_end_of_step() as stop,
+    ):
         batches = iter(()) if loop.kept.ended else loop.batches(step, loop.steps)
         first, images_seen = step, 0
         for images, labels in batches:
@@ -116,14 +124,17 @@ def run_loop(
                 value = _finite(float(loss), loop.title, step)
                 pace = images_seen / (now - started)
                 task.update(step, f"{pace:,.0f} images/s, loss {value:.3f}")
-            if loop.kept.ended:
+            if loop.kept.ended or stop.asked:
                 break
             if now - saved > SAVE_EVERY_S and step < loop.steps:
                 _save(loop, network, optimizer, step, seconds + now - started)
                 saved = now
+        stopped = stop.asked
     seconds += time.monotonic() - started
     if step > first:
         _save(loop, network, optimizer, step, seconds)
+    if stopped:
+        raise Stopped
     return seconds
 
 
@@ -159,13 +170,10 @@ def _resumed(loop: Loop, network: nn.Module, optimizer: torch.optim.Optimizer) -
 
 def refuse_other_run(path: Path, found: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
     """``FBNError`` that names what differs when ``path`` was made by a run of other settings."""
-    differing = sorted(k for k in found.keys() | asked.keys() if found.get(k) != asked.get(k))
-    if differing:
-        details = "; ".join(f"{k}: {found.get(k)} there, {asked.get(k)} asked" for k in differing)
+    if differences := differing(found, asked):
         raise FBNError(
-            f"{path} belongs to a run with other settings ({details}). Start with the settings "
-            "it was made with, choose another directory with --run, or move that file away to "
-            "make it anew."
+            f"{path} belongs to a run with other settings ({told(differences)}). Start with the "
+            "settings it was made with, or move that file away to make it anew."
         )
 
 

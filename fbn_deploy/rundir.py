@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from fbn_deploy.differing import differing, told
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, write_json
 
@@ -162,16 +163,16 @@ class RunDir:
                 },
             )
             return
-        stored = self.configuration()
-        differing = [
-            f"{key}: {stored.get(key)} there, {configuration.get(key)} asked"
-            for key in sorted(stored.keys() | configuration.keys())
-            if stored.get(key) != configuration.get(key)
-        ]
-        if differing:
+        differences = differing(self.configuration(), configuration)
+        if [*differences] == ["data fingerprint"]:
             raise FBNError(
-                f"{self.path} belongs to a run with other settings ({'; '.join(differing)}). "
-                "Leave them out to go on with it, or choose another directory with --run."
+                f"{self.path} was begun with other images than {configuration['data']['spec']} "
+                "holds now. Bring those back, or begin a run in another directory."
+            )
+        if differences:
+            raise FBNError(
+                f"{self.path} belongs to a run with other settings ({told(differences)}). "
+                "Leave them out to go on with it, or choose another directory."
             )
 
 

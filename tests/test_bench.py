@@ -398,7 +398,7 @@ def test_a_supernet_from_a_file_gives_the_scores_of_its_run(done: Done, tmp_path
     assert other["supernet"]["settings"] == content["supernet"]["settings"]
     for one, two in zip(other["architectures"], content["architectures"], strict=True):
         assert one["ranks"] == two["ranks"]
-    with pytest.raises(FBNError, match="space:"):
+    with pytest.raises(FBNError, match="space options channels: 4 there, 8 asked"):
         tiny_bench(
             tmp_path / "wider",
             settings(asked.table, supernet=supernet),

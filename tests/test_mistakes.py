@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_pipeline import fbn
 
+from fbn_deploy.checkpoint import load_tensors
+from fbn_deploy.data import HeldOut, load_data
 from fbn_deploy.errors import FBNError
-from fbn_deploy.files import refuse_to_overwrite
+from fbn_deploy.files import refuse_to_overwrite, write_json
+from fbn_deploy.pipeline.deploy import verification_targets
+from fbn_deploy.pipeline.profile import profile
 from fbn_deploy.pipeline.search_settings import SearchSettings
+from fbn_deploy.pipeline.stored_search import stored_search
 from fbn_deploy.retrain.recipes import recipe
+from fbn_deploy.retrain.transform import timm_transform
+from fbn_deploy.rundir import RunDir
 from fbn_deploy.search.budgets import flops_budget
+from fbn_deploy.stopping import Stop, Stopped
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.training import SupernetSettings, check
+from fbn_deploy.targets import target_named
 
 
 def test_a_result_never_replaces_what_is_read_nor_another_result(tmp_path: Path) -> None:
@@ -80,3 +92,142 @@ def test_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(FBNError, match="'CPU'"):
         SearchSettings((flops_budget("2M"),), target="CPU").resolved()
     assert definition("nasbench201", 0).resolution == 0, "It is not taken for the default."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--bn", "Fair"), "Did you mean 'fair'?"),
+        (("--space", "nasbench201", "--resolution", "1"), "does not run on images of 1×1"),
+        (("--space", "nasbench201", "-o", "channels=0"), "'channels': 0"),
+    ],
+)
+def test_a_space_that_does_not_run_begins_no_run(
+    wrong: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = fbn("train", *wrong, "--run", str(run))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not run.exists(), "A run.json would refuse the right value."
+
+
+def test_other_settings_are_named_one_by_one(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    configuration = {"space": {"name": "darts", "options": {"cells": 8}}, "seed": 0}
+    run.start({**configuration, "data": {"spec": "/images", "fingerprint": "a"}}, "a CPU")
+    other = {"space": {"name": "darts", "options": {"cells": 20}}, "seed": 0}
+    with pytest.raises(FBNError, match=r"\(space options cells: 8 there, 20 asked\)"):
+        run.start({**other, "data": {"spec": "/images", "fingerprint": "a"}}, "a CPU")
+    with pytest.raises(FBNError, match="begun with other images than /images holds now"):
+        run.start({**configuration, "data": {"spec": "/images", "fingerprint": "b"}}, "a CPU")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "no search result of schema 1"),
+        ({"schema": 1}, "there is no settings"),
+        ({"schema": 1, "settings": {"batch": 1}}, "settings lacks algorithm, budgets"),
+    ],
+)
+def test_a_search_result_that_lost_a_part_is_refused(
+    content: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path)
+    with pytest.raises(FBNError, match=r"no search\.json yet"):
+        stored_search(run)
+    write_json(run.search, content)
+    with pytest.raises(FBNError, match=message):
+        stored_search(run)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},
+        {"fingerprint": "a", "train": [0], "validation": [1]},
+        {"fingerprint": "a", "train": [0], "validation": [1], "test": [-1]},
+        {"fingerprint": "a", "train": [0], "validation": [1], "test": ["2"]},
+        {"fingerprint": 1, "train": [0], "validation": [1], "test": [2]},
+    ],
+)
+def test_a_split_that_lost_a_part_is_refused(content: dict[str, object]) -> None:
+    with pytest.raises(FBNError, match="numbers of train, validation, test"):
+        HeldOut.from_json(content)
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("in the way")
+    done = fbn("bundle", "--out", str(file / "blocks.fbn"))
+    assert done.returncode == 2
+    assert f"{file} is no directory to write in" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_policy_that_timm_does_not_know() -> None:
+    images = load_data("digits", resolution=32, seed=0)
+    chosen = recipe("quick", {"augmentation": "timm", "auto_augment": "bla"})
+    with pytest.raises(FBNError, match="auto_augment='bla'"):
+        timm_transform(chosen, images)
+
+
+def test_a_stopped_command_says_how_to_go_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    main = (  # what runs in the background ignores Ctrl-C, and so do its children
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from fbn_deploy.cli import main; main()"
+    )
+    command = [sys.executable, "-c", main, "train", "--epochs", "1000", "--run", str(run)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "steps" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        try:
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert error.endswith("fbn: stopped; the same command goes on from here.\n")
+    assert "Traceback" not in error
+    _, about = load_tensors(RunDir(run).supernet_checkpoint)
+    assert about["step"] > 0, "Saved at once, not half a minute later."
+
+
+def test_a_target_without_a_latency_budget_is_where_the_winner_is_profiled() -> None:
+    settings = SearchSettings((flops_budget("2M"),), target="onnxruntime-cuda")
+    assert settings.resolved().target == "onnxruntime-cuda"
+    found = {"best": {"confirmed": {}}, "settings": {"target": "openvino-cpu"}}
+    if target_named("openvino-cpu").missing() is None:
+        names = [target.name for target in verification_targets(found)]
+        assert names == ["onnxruntime-cpu", "openvino-cpu"]
+    found["settings"]["target"] = "onnxruntime-cuda"
+    assert target_named("onnxruntime-cuda").missing() or len(verification_targets(found)) == 2
+    with pytest.raises(FBNError, match="No precision 'INT8'"):
+        profile(Path("."), precision="INT8")
+
+
+def test_ctrl_c_ends_at_once_or_with_the_step_and_pressed_twice_at_once() -> None:
+    stop = Stop()
+    with pytest.raises(Stopped):
+        stop.pressed()
+    stop.waits = True
+    stop.pressed()
+    assert stop.asked
+    with pytest.raises(Stopped):
+        stop.pressed()
+
+
+def test_a_table_of_another_space_begins_no_run(tmp_path: Path) -> None:
+    table, run = tmp_path / "table.csv", tmp_path / "run"
+    table.write_text("arch,accuracy\nnothing,1\n")
+    columns = ("--architecture-column", "arch", "--accuracy-column", "accuracy")
+    done = fbn(
+        "bench", "--table", str(table), *columns, "--space", "nasbench201", "--run", str(run)
+    )
+    assert done.returncode == 2, done.stdout
+    assert "nothing" in done.stderr
+    assert not run.exists()

@@ -211,10 +211,10 @@ class PrecisionOptions:
         from fbn_deploy.pipeline.precision import PrecisionSettings
 
         if self.precision in (None, "fp32"):
-            _refuse_idle(self, {"precision"}, "fp16, bf16 or int8")
+            self._refuse_idle(set())
             return None
         if self.precision != "int8":
-            _refuse_idle(self, {"precision", "max_drop", "equalize"}, "int8")
+            self._refuse_idle(_IN_16_BITS)
         return PrecisionSettings(
             str(self.precision),
             max_drop=self.max_drop,
@@ -228,13 +228,16 @@ class PrecisionOptions:
             analyze=self.analyze,
         ).checked()
 
+    def _refuse_idle(self, used: Collection[str]) -> None:
+        """``FBNError`` for options beside those ``used``, which would be passed over in silence."""
+        idle = [
+            f"--{field.name.replace('_', '-')}: only with --precision "
+            + ("fp16, bf16 or int8" if field.name in _IN_16_BITS else "int8")
+            for field in fields(self)
+            if field.name not in {"precision", *used} and getattr(self, field.name) != field.default
+        ]
+        if idle:
+            raise FBNError(f"{'; '.join(idle)}.")
 
-def _refuse_idle(said: PrecisionOptions, used: Collection[str], precisions: str) -> None:
-    """``FBNError`` for options beside those ``used``, which would be passed over in silence."""
-    idle = [
-        f"--{field.name.replace('_', '-')}"
-        for field in fields(said)
-        if field.name not in used and getattr(said, field.name) != field.default
-    ]
-    if idle:
-        raise FBNError(f"{', '.join(idle)}: only with --precision {precisions}.")
+
+_IN_16_BITS = {"max_drop", "equalize"}  # options that say something there

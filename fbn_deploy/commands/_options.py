@@ -31,7 +31,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="digits, a folder of images or tar shards, or cifar10:DIR.",
+        help="digits, a folder of images or tar shards, cifar10:DIR or cifar100:DIR.",
         show_default="digits",
     ),
 ]
@@ -115,8 +115,8 @@ Finalists = Annotated[
     int,
     typer.Option(
         "--finalists",
-        help="So many of the best, a tenth of all (rounded up) at most, are trained briefly and "
-        "ordered anew.",
+        help="So many of the best, three at least and a tenth of all at most, are trained briefly "
+        "and ordered anew.",
     ),
 ]
 IndicatorName = Annotated[str, typer.Option("--indicator", help="cpi, or see fbn indicators.")]
@@ -231,7 +231,7 @@ KeepFp32 = Annotated[
     list[str] | None,
     typer.Option("--keep-fp32", help="A layer, module or pattern that int8 leaves; repeats."),
 ]
-Equalize = Annotated[bool, typer.Option("--equalize", help="Equalise channel ranges before int8.")]
+Equalize = Annotated[bool, typer.Option("--equalize", help="Equalise ranges before int8 or fp16.")]
 WeightsByMse = Annotated[
     bool,
     typer.Option("--weights-by-mse", help="Weight ranges of least error, not the largest weight."),

@@ -10,18 +10,25 @@ from fbn_deploy.distributed import Job, join, num_processes, this_rank
 from fbn_deploy.errors import FBNError
 
 if TYPE_CHECKING:
-    from fbn_deploy.pipeline.context import Context, Given
+    from fbn_deploy.pipeline.context import Check, Context, Given
 
 
-def opened(run: Path | None, given: Given, *, quiet: bool, together: bool = False) -> Context:
-    """The run directory of a command that may begin one. ``together``: several processes may run
-    the command as one job."""
+def opened(
+    run: Path | None,
+    given: Given,
+    *,
+    quiet: bool,
+    together: bool = False,
+    check: Check | None = None,
+) -> Context:
+    """The run directory of a command that may begin one, if ``check`` agrees. ``together``: several
+    processes may run the command as one job."""
     from fbn_deploy.pipeline.context import default_run, open_run
     from fbn_deploy.progress import reporter
 
     job = _job(together)
     path = Path(job.share(str(run or default_run())))
-    return open_run(path, given, reporter(quiet or not job.is_first), job=job)
+    return open_run(path, given, reporter(quiet or not job.is_first), job=job, check=check)
 
 
 def existing(run: Path, *, quiet: bool, together: bool = False) -> Context:

@@ -52,7 +52,7 @@ def command(
     """Judges indicators by a table of trained accuracies."""
     from fbn_deploy.bench.result_table import result_table
     from fbn_deploy.bench.settings import BenchSettings
-    from fbn_deploy.pipeline.bench import bench
+    from fbn_deploy.pipeline.bench import bench, check_rows
 
     if supernet is not None:
         _refuse_training(about, supernet)
@@ -72,7 +72,12 @@ def command(
         probe_size=probe_size,
         proxy=proxy,
     ).checked()
-    context = opened(about.run, about.given(), quiet=json_output)
+    context = opened(
+        about.run,
+        about.given(),
+        quiet=json_output,
+        check=lambda context, space: check_rows(asked, space, context.seed),
+    )
     found = bench(context, asked)
     show(json_output, found, result_table(found, context.run.bench))
 

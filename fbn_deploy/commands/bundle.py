@@ -33,11 +33,13 @@ def command(
     json_output: options.Json = False,
 ) -> None:
     """Writes a space's blocks for fbn measure on a device without PyTorch."""
+    from fbn_deploy.files import refuse_unwritable
     from fbn_deploy.pipeline.bundle import bundle
     from fbn_deploy.pipeline.context import DEFAULT_SPACE
     from fbn_deploy.progress import reporter
     from fbn_deploy.supernet.definition import definition
 
+    refuse_unwritable(out)
     given = RunOptions(
         space=space, resolution=resolution, width=width, depth=depth, space_option=space_option
     ).given()

@@ -31,6 +31,7 @@ def command(
     """Search, retrain, export, verify, profile, report: all of it, in one go."""
     from fbn_deploy.latency.table import profile_table
     from fbn_deploy.pipeline.deploy import deploy
+    from fbn_deploy.pipeline.latency_sources import check_tables
     from fbn_deploy.retrain.recipes import recipe as recipe_named
     from fbn_deploy.retrain.training import RetrainSettings
 
@@ -43,7 +44,12 @@ def command(
         "fair_bn": keep_fair_bn,
     }
     chosen = recipe_named(recipe, changes)
-    context = opened(about.run, about.given(), quiet=json_output)
+    context = opened(
+        about.run,
+        about.given(),
+        quiet=json_output,
+        check=lambda context, _: check_tables(context, settings),
+    )
     done = deploy(context, settings, RetrainSettings(chosen, seed=context.seed), precision)
     run = context.run
     model = run.model if precision is None else run.precision_model(precision.precision)

@@ -18,7 +18,6 @@ def command(
     json_output: Json = False,
 ) -> None:
     """Folds, writes model.onnx or model.PRECISION.onnx, verified on real images."""
-    from fbn_deploy.files import read_json
     from fbn_deploy.pipeline.deploy import (
         precision_form,
         precision_targets,
@@ -28,6 +27,7 @@ def command(
     from fbn_deploy.pipeline.export import export_subnet
     from fbn_deploy.pipeline.precision import as_searched, export_precision
     from fbn_deploy.pipeline.retrain import load_subnet
+    from fbn_deploy.pipeline.stored_search import stored_search
     from fbn_deploy.targets import form_for, ready_target, shifts_as_convolution
 
     builder = engine.builder(target)
@@ -35,7 +35,7 @@ def command(
     chosen = [ready_target(target)] if target and not engine.build_only else []
     context = existing(run, quiet=json_output)
     network, _ = load_subnet(context)
-    found = read_json(context.run.search)
+    found = stored_search(context.run)
     engine.options(batch=found["settings"]["batch"])  # what is wrong is said before long work
     if precision is None:
         model = context.run.model

@@ -46,5 +46,6 @@ def command(
         json_output,
         {"table": str(out), "target": table.target, **table.as_json()},
         f"{out}: {table.cost_text()}.\n{quality.text()}\n"
-        f"Search against it anywhere: fbn search --latency-table {out.name}",
+        "Search against it anywhere, with the space and options of the bundle: fbn search --space "
+        f"{read.inventory.space['name']} --latency-table {out.name} --latency-budget …ms",
     )

@@ -17,9 +17,16 @@ def command(
     json_output: Json = False,
 ) -> None:
     """Trains if needed, searches under the budgets, confirms the best on the target."""
+    from fbn_deploy.pipeline.latency_sources import check_tables
     from fbn_deploy.pipeline.search import search
 
     settings = searched.settings(precision)
-    context = opened(about.run, about.given(), quiet=json_output, together=True)
+    context = opened(
+        about.run,
+        about.given(),
+        quiet=json_output,
+        together=True,
+        check=lambda context, _: check_tables(context, settings),
+    )
     found = search(context, settings)
     show(json_output, found, summary.winner(found, context.run.path))

@@ -64,11 +64,16 @@ class HeldOut:
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> HeldOut:
-        """The inverse of ``as_json``."""
-        return HeldOut(
-            content["fingerprint"],
-            *(tuple(content[name]) for name in ("train", "validation", "test")),
-        )
+        """The inverse of ``as_json``; anything else raises ``FBNError``."""
+        names = ("train", "validation", "test")
+        fingerprint, rows = content.get("fingerprint"), [content.get(name) for name in names]
+        if not isinstance(fingerprint, str) or not all(_are_rows(each) for each in rows):
+            raise FBNError(f"A split has a fingerprint and the numbers of {', '.join(names)}.")
+        return HeldOut(fingerprint, *(tuple(content[name]) for name in names))
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(type(row) is int and row >= 0 for row in value)
 
 
 def split_rows(

@@ -45,7 +45,7 @@ def story(record: LatencyRecord) -> list[str]:
         f"{timing.high_ms:.3f}; p90 {timing.p90_ms:.3f}, p99 {timing.p99_ms:.3f}, "
         f"min {timing.min_ms:.3f}; {timing.n} runs in {timing.rounds} rounds)",
         f"{conditions.target} on {conditions.device}, {versions}",
-        f"{conditions.precision}, input {shapes}, threads {conditions.threads}"
+        f"opened as {conditions.precision}, input {shapes}, threads {conditions.threads}"
         + (f" on cores {', '.join(map(str, record.cores))}" if record.cores else "")
         + (f", {conditions.power}" if conditions.power else ""),
     ]

@@ -14,8 +14,13 @@ from fbn_deploy.bench.settings import Asked
 from fbn_deploy.bench.trained import REASONS, trained_table
 from fbn_deploy.bench.trained import Trained as TrainedRow
 from fbn_deploy.files import sha256_of, write_json
-from fbn_deploy.indicators import composite_rank, needs_skeleton, needs_training
-from fbn_deploy.pipeline.answers import LAST, scorers
+from fbn_deploy.indicators import (
+    composite_rank,
+    indicators_of,
+    needs_skeleton,
+    needs_training,
+)
+from fbn_deploy.pipeline.answers import LAST, placed, scorers
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.train import (
     Trained,
@@ -123,6 +128,11 @@ def bench(context: Context, asked: Asked) -> dict[str, Any]:
     return content
 
 
+def check_rows(asked: Asked, space: SearchSpace, seed: int) -> None:
+    """``FBNError`` where ``space`` cannot use the table, or lacks what is listed."""
+    _rows(asked, space, seed)
+
+
 def _rows(
     asked: Asked, space: SearchSpace, seed: int
 ) -> tuple[list[TrainedRow], dict[str, int], str | None]:
@@ -194,7 +204,8 @@ def _homes(context: Context, asked: Asked) -> tuple[dict[str, _Home], dict[str, 
         in_main = bare or explicit or needs_training([name])
         base, of = (main, identity) if in_main else (untrained, untrained.settings.as_json())
         if (in_main, bare) not in places:
-            places[in_main, bare] = base.scored_in(context, [name], proxy=settings.proxy)
+            scored_in = base.scored_in(context, [name], proxy=settings.proxy)
+            places[in_main, bare] = placed(scored_in)
         homes[name] = _Home(places[in_main, bare], of, base.settings.epochs)
     return homes, story
 
@@ -238,10 +249,10 @@ def _scored(
             context,
             home.supernet,
             home.identity,
-            [name],
+            [indicators_of(name)],
             batches=settings.probe_batches,
             size=settings.probe_size,
-        )[name]
+        )[0]
         for name, home in homes.items()
     }
     scores: dict[str, list[Mapping[str, float]]] = {name: [] for name in each}

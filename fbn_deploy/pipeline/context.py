@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, remove_leftovers, write_bytes, write_json
 from fbn_deploy.progress import Reporter
 from fbn_deploy.rundir import RunDir
+from fbn_deploy.space import SearchSpace
 from fbn_deploy.supernet.definition import SpaceDefinition, definition
-from fbn_deploy.supernet.supernet import Supernet, build_supernet
+from fbn_deploy.supernet.supernet import Supernet, build_supernet, check_network
 from fbn_deploy.supernet.training import SupernetSettings, check
 
 DEFAULT_SPACE, DEFAULT_DATA = "mobilenet", "digits"
@@ -65,6 +66,10 @@ class Context:
         return build_supernet(self.definition, len(self.data.classes), bn=self.bn, seed=self.seed)
 
 
+Check = Callable[[Context, SearchSpace], None]
+"""Raises ``FBNError`` where what was asked goes with no run of that context and space."""
+
+
 def default_run() -> Path:
     """``runs/<time>``, to the millisecond: two commands may begin in the same second."""
     now = datetime.datetime.now()
@@ -72,12 +77,19 @@ def default_run() -> Path:
 
 
 def open_run(
-    path: Path, given: Given, reporter: Reporter, *, create: bool = True, job: Job = ALONE
+    path: Path,
+    given: Given,
+    reporter: Reporter,
+    *,
+    create: bool = True,
+    job: Job = ALONE,
+    check: Check | None = None,
 ) -> Context:
     """Reads or starts the run in ``path``, with all its data loaded and checked.
 
     Raises ``FBNError`` for wrong options or data, for a directory that cannot be written, and
-    when ``path`` holds a run that was told otherwise. Nothing is written before all is checked.
+    when ``path`` holds a run that was told otherwise. Nothing is written before all is checked;
+    ``check`` is the caller's part of that.
     Of the processes of ``job`` the first one writes; the images have to lie where each one runs.
     """
     run = RunDir(path)
@@ -124,8 +136,12 @@ def open_run(
     _refuse_other_images(data, job)
     network = chosen.network(len(data.classes), seed)
     space_found = chosen.search_space(network)
+    if not stored:
+        check_network(network, chosen, context.bn)
     if not job.is_first:
         return context
+    if check is not None:
+        check(context, space_found)
     run.start(configuration, _device())
     remove_leftovers(run.path)
     if not run.split.exists():
@@ -151,7 +167,10 @@ def _held_out(run: RunDir, job: Job) -> HeldOut | None:
         return None
     if not isinstance(content, dict) or content.get("schema") != SPLIT_SCHEMA:
         raise FBNError(f"{run.split} is no split of schema {SPLIT_SCHEMA}; move it away.")
-    return HeldOut.from_json(content)
+    try:
+        return HeldOut.from_json(content)
+    except FBNError as error:
+        raise FBNError(f"{run.split} is damaged; move it away. {error}") from error
 
 
 def _downloads(given: Given, job: Job) -> contextlib.AbstractContextManager[None]:

@@ -26,6 +26,7 @@ from fbn_deploy.targets import (
     form_for,
     ready_target,
     shifts_as_convolution,
+    target_named,
     targets,
 )
 
@@ -96,8 +97,10 @@ def precision_form(found: dict[str, Any], precision: str, targets: Sequence[Targ
 
 
 def verification_targets(found: dict[str, Any]) -> list[Target]:
-    """The targets that an export is verified on: ONNX Runtime, and those of the budgets that
-    were confirmed here."""
+    """The targets that an export is verified on: ONNX Runtime, those of the budgets that were
+    confirmed here, and the one that the search was told of, where it is ready."""
     names = ["onnxruntime-cpu"]
     names += found["best"]["confirmed"]  # a target of a latency table is not here
+    told = found["settings"]["target"]
+    names += [told] if told and target_named(told).missing() is None else []
     return [ready_target(name) for name in dict.fromkeys(names)]

@@ -30,7 +30,7 @@ def latency_sources(
     tables = {
         table.target: table
         for path in settings.latency_tables
-        for table in (_table(Path(path), settings, supernet),)
+        for table in (_table(Path(path), settings, context),)
     }
     here = [target for target in targets if target not in tables]
     parts = _parts(settings, supernet, coster, context) if here else None
@@ -59,9 +59,15 @@ def latency_sources(
     return found
 
 
-def _table(path: Path, settings: SearchSettings, supernet: Supernet) -> LatencyTable:
-    space = supernet.definition.as_json()
-    asked = (space, supernet.num_classes, settings.batch, settings.precision, supernet.bn)
+def check_tables(context: Context, settings: SearchSettings) -> None:
+    """``FBNError`` where a latency table is of another space, or of other conditions."""
+    for path in settings.latency_tables:
+        _table(Path(path), settings, context)
+
+
+def _table(path: Path, settings: SearchSettings, context: Context) -> LatencyTable:
+    space, classes = context.definition.as_json(), len(context.data.classes)
+    asked = (space, classes, settings.batch, settings.precision, context.bn)
     return table_for(path, asked, settings.threads)
 
 

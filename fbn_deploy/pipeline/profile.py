@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fbn_deploy.errors import FBNError
-from fbn_deploy.files import read_json
+from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.latency.profile import NetworkProfile, profile_network
 from fbn_deploy.latency.throughput import BATCHES, Throughput, measure_throughput
+from fbn_deploy.pipeline.stored_search import stored_search
 from fbn_deploy.rundir import RunDir
-from fbn_deploy.targets import Target, default_target, ready_target, targets
+from fbn_deploy.targets import PRECISIONS, Target, default_target, ready_target, targets
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,8 @@ def throughput(
 
 
 def _subject(model_or_run: Path, target: str | None, precision: str) -> _Subject:
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     path = Path(model_or_run)
     settings: dict[str, Any] = {}
     run = RunDir(path) if path.is_dir() else None
@@ -80,9 +82,8 @@ def _subject(model_or_run: Path, target: str | None, precision: str) -> _Subject
         if not model.exists():
             run.configuration()
             how = "" if precision == "fp32" else f" --precision {precision}"
-            raise FBNError(
-                f"{path} has no {model.name} yet; run fbn retrain and fbn export{how} on it."
-            )
+            first = "" if run.subnet.exists() else "fbn retrain and "
+            raise FBNError(f"{path} has no {model.name} yet; run {first}fbn export{how} on it.")
         path = model
         settings = _searched(run)
     return _Subject(path, run, _target(target, settings.get("target"), precision), settings)
@@ -90,13 +91,8 @@ def _subject(model_or_run: Path, target: str | None, precision: str) -> _Subject
 
 def _searched(run: RunDir) -> dict[str, Any]:
     """The settings of the run's search, if there was one."""
-    if not run.search.exists():
-        return {}
-    content = read_json(run.search)
-    settings = content.get("settings") if isinstance(content, dict) else None
-    if not isinstance(settings, dict):
-        raise FBNError(f"{run.search} is no search result; move it away.")
-    return settings
+    found: dict[str, Any] = stored_search(run)["settings"] if run.search.exists() else {}
+    return found
 
 
 def _target(asked: str | None, searched: str | None, precision: str) -> Target:

@@ -8,16 +8,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fbn_deploy.errors import FBNError
-from fbn_deploy.files import read_json, write_json
-from fbn_deploy.indicators import composite_rank, needs_training
+from fbn_deploy.files import write_json
+from fbn_deploy.indicators import needs_training
 from fbn_deploy.pipeline.aim import stretches
-from fbn_deploy.pipeline.answers import Coster, scorers
+from fbn_deploy.pipeline.answers import Coster
 from fbn_deploy.pipeline.confirm import confirmed_winner
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.finalists import trial_scorer, with_finalists
+from fbn_deploy.pipeline.latency import UNKNOWN_MS
 from fbn_deploy.pipeline.latency_sources import latency_sources
-from fbn_deploy.pipeline.search_content import SCHEMA, search_content
+from fbn_deploy.pipeline.looks import looks
+from fbn_deploy.pipeline.search_content import search_content
 from fbn_deploy.pipeline.search_settings import SearchSettings
+from fbn_deploy.pipeline.stored_search import stored_search
 from fbn_deploy.pipeline.train import trained_supernet
 from fbn_deploy.progress import Task
 from fbn_deploy.search import algorithms
@@ -48,18 +51,19 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     trained = trained_supernet(context, needed=needs_training([settings.indicator]))
     supernet = trained.supernet
     scored_in = trained.scored_in(context, [settings.indicator], proxy=settings.proxy)
-    scorer = scorers(
+    ranking = looks(
         context,
         scored_in,
         trained.settings.as_json(),
-        [settings.indicator],
+        settings.indicator,
         batches=settings.probe_batches,
         size=settings.probe_size,
-    )[settings.indicator]
+    )
     trial = trial_scorer(context, supernet.space) if settings.finalists else None
     if not job.is_first:
-        for each in filter(None, (scorer, trial)):
-            each.shared.serve()
+        ranking.shared.serve()
+        if trial is not None:
+            trial.shared.serve()
         answer: dict[str, Any] = job.share(None)
         return answer
     coster = Coster(supernet, settings.batch, reporter, settings.form())
@@ -76,8 +80,8 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
         outcome = algorithms.load(settings.algorithm, settings.candidates).run(
             supernet.space,
             Problem(
-                score=scorer,
-                rank=lambda scores: composite_rank(settings.indicator, scores),
+                score=ranking.score,
+                rank=ranking.rank,
                 cost=lambda candidate, budget: (
                     coster(candidate, budget) * stretch.get(budget.cost, 1.0)
                 ),
@@ -86,7 +90,8 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
             ),
             context.seed,
         )
-    scorer.shared.end()
+    ranking.shared.end()
+    outcome = dataclasses.replace(outcome, population=ranking.with_second_looks(outcome.population))
     reporter.say(f"{outcome.ending} {outcome.tally.text()}")
     searched = time.monotonic()
     if trial is not None:
@@ -118,9 +123,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
 def chosen_architecture(context: Context) -> Architecture:
     """The architecture that the run's search chose."""
     job = context.job
-    if job.is_first and not context.run.search.exists():
-        raise FBNError(f"{context.run.path} has no search.json yet; run fbn search on it first.")
-    content = job.share(read_json(context.run.search) if job.is_first else None)
+    content = job.share(stored_search(context.run) if job.is_first else None)
     network = context.definition.network(len(context.data.classes), context.seed)
     return context.definition.search_space(network).architecture(content["best"]["architecture"])
 
@@ -129,18 +132,15 @@ def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None
     path = context.run.search
     if not path.exists():
         return None
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise FBNError(f"{path} is no search result of schema {SCHEMA}; move it away.")
+    found = stored_search(context.run)
     # Settings that did not exist when it was written.
     former = SearchSettings((), finalists=0, proxy=False).as_json()
-    if {**former, **content["settings"]} != settings.as_json():
+    if {**former, **found["settings"]} != settings.as_json():
         raise FBNError(
-            f"{path} holds the result of another search ({_texts(content['settings'])}); it was "
+            f"{path} holds the result of another search ({_texts(found['settings'])}); it was "
             "left as it is. Choose another directory with --run, or move that file away to search "
             "again with the same supernet."
         )
-    found: dict[str, Any] = content
     return found
 
 
@@ -162,8 +162,16 @@ def _surveyed(
     with context.reporter.task("What the budget means here", len(sample), "networks") as task:
         for number, architecture in enumerate(sample, 1):
             costs = {budget.cost: coster(architecture, budget) for budget in budgets}
-            found.append((architecture, costs))
+            if max(costs.values()) < UNKNOWN_MS:
+                found.append((architecture, costs))
             task.update(number)
+    if lacking := len(sample) - len(found):
+        context.reporter.say(
+            f"{lacking} of {len(sample)} sampled architectures have blocks that a latency table "
+            "lacks; they cannot be chosen."
+        )
+    if not found:
+        raise FBNError("The latency table knows none of the sampled architectures; measure anew.")
     return found
 
 

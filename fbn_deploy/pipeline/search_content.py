@@ -11,13 +11,12 @@ from fbn_deploy.pipeline.answers import Coster
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.latency import Latency
 from fbn_deploy.pipeline.search_settings import SearchSettings
+from fbn_deploy.pipeline.stored_search import SCHEMA
 from fbn_deploy.search.candidates import Candidate
 from fbn_deploy.search.pareto import pareto_front
 from fbn_deploy.search.problem import Outcome
 from fbn_deploy.search.survey import Survey
 from fbn_deploy.space import Architecture, SearchSpace
-
-SCHEMA = 1
 
 
 def search_content(

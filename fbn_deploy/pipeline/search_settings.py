@@ -116,7 +116,8 @@ class SearchSettings:
         algorithms.load(self.algorithm, self.candidates)
         indicators_of(self.indicator)
         hashes = tuple(table.as_json()["sha256"] for table in tables.values())
-        return replace(self, budgets=budgets, target=default, table_hashes=hashes)
+        named = default or self.target  # without a latency budget, where the winner is profiled
+        return replace(self, budgets=budgets, target=named, table_hashes=hashes)
 
     def form(self) -> Form:
         """How candidates are written: as the budgets' targets run them fastest; as bundles are

@@ -64,18 +64,18 @@ def last_batchnorm(op: nn.Module) -> _BatchNorm | None:
     if isinstance(op, FairBN):
         return op.bn
     try:
-        graph = fx.GraphModule(op, _Tracer().trace(op))
+        graph = _Tracer().trace(op)
     except Exception:
         leaves = [m for m in op.modules() if not any(m.children())]
         return leaves[-1] if leaves and isinstance(leaves[-1], _BatchNorm) else None
-    (output,) = (node for node in graph.graph.nodes if node.op == "output")
+    (output,) = (node for node in graph.nodes if node.op == "output")
     pending = [output.args[0]]
     while pending:
         node = pending.pop()
         if not isinstance(node, fx.Node):
             continue
         if node.op == "call_module":
-            module = graph.get_submodule(str(node.target))
+            module = op.get_submodule(str(node.target))
             if isinstance(module, _BatchNorm):
                 return module
         if getattr(node.target, "__name__", node.target) in {"add", "add_", "iadd"}:
@@ -92,8 +92,9 @@ def make_fair(network: nn.Module, example: torch.Tensor) -> nn.Module:
     ``example`` is an input of shape (N, 3, H, W) by which the widths are found. Raises
     ``FBNError`` where the candidates of a choice do not agree on the shape of their output.
     """
+    found = choices(network)
     for path, shapes in candidate_shapes(network, example).items():
-        choice = choices(network)[path]
+        choice = found[path]
         for option, op in choice.candidates.items():
             if last_batchnorm(op) is None:
                 choice.candidates[option] = FairBN(op, shapes[1])

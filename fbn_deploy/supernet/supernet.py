@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -55,21 +57,13 @@ def build_supernet(
     ``bn="fair"`` adds a BatchNorm to every candidate op that has none (FBN-NAS); ``"conv-only"``
     leaves the space as its author wrote it (BN-NAS, the control).
     """
-    if bn not in BN_MODES:
-        raise unknown("BatchNorm mode", bn, BN_MODES)
     network = definition.network(num_classes, seed)
     space = definition.search_space(network)
-    try:
+    with _running(definition, bn):
         if bn == "fair":
             make_fair(network, definition.example(2))
         else:
             candidate_shapes(network, definition.example(2))
-    except RuntimeError as error:  # a feature map smaller than a kernel, say
-        raise FBNError(
-            f"The network of the search space {definition.name!r} does not run on images of "
-            f"{definition.resolution}×{definition.resolution} pixels ({error}). Pass a larger "
-            "--resolution, or mend its forward."
-        ) from error
     for path, module in network.named_modules():
         if isinstance(module, _BatchNorm) and not (module.affine and module.track_running_stats):
             raise FBNError(
@@ -77,6 +71,28 @@ def build_supernet(
                 "running statistics; make it with affine=True and track_running_stats=True."
             )
     return Supernet(network, space, definition, num_classes, bn, seed)
+
+
+def check_network(network: nn.Module, definition: SpaceDefinition, bn: str) -> None:
+    """``FBNError`` where ``build_supernet`` would find that the space does not run like this."""
+    with _running(definition, bn):
+        candidate_shapes(network, definition.example(2))
+
+
+@contextlib.contextmanager
+def _running(definition: SpaceDefinition, bn: str) -> Iterator[None]:
+    """Every candidate runs within the block; what fails there is a mistake of what was asked."""
+    if bn not in BN_MODES:
+        raise unknown("BatchNorm mode", bn, BN_MODES)
+    try:
+        yield
+    except RuntimeError as error:  # a feature map smaller than a kernel, say
+        raise FBNError(
+            f"The network of the search space {definition.name!r} does not run on images of "
+            f"{definition.resolution}×{definition.resolution} pixels with the options "
+            f"{dict(definition.options)} ({error}). Pass a larger --resolution or other options, "
+            "or mend its forward."
+        ) from error
 
 
 class Chosen(nn.Module):
