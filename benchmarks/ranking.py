@@ -40,6 +40,7 @@ NB201 = (
     "--space nasbench201 --table {tables}/nasbench201_cifar10.csv.gz --architecture-column arch_str"
     " --accuracy-column c10_test --min-accuracy 10.5"
 )
+HOME = "cpi,cpi-gradients"
 TX2 = " --latency-column hwnb_c10_edgegpu_lat_ms --latency-budgets 4ms,5ms,6ms"
 PROXY = " --resolution 16 --space-option cells=1 --space-option channels=32"
 MACRO_TABLE = (
@@ -63,8 +64,15 @@ CASES = {
     **{f"baselines_s{s}": f"{NB201} --samples {n} --seed {s} --indicators {BASELINES}"
        for s, n in enumerate((200, 100, 100))},
     "macro_baselines_s0": f"{MACRO_TABLE} --samples 100 --seed 0 --indicators {BASELINES}",
-    "home_s0": f"{NB201} --samples 200 --seed 0 --indicators cpi,cpi-gradients",
-    "macro_home_s0": f"{MACRO_TABLE} --samples 100 --seed 0 --indicators cpi,cpi-gradients",
+    "home_s0": f"{NB201} --samples 200 --seed 0 --indicators {HOME}",
+    # Spaces on which nothing was chosen.
+    "nb101_s0": "--space nasbench101 --table {tables}/nasbench101_cifar10.csv.gz"
+                " --architecture-column adj_upper,ops --accuracy-column test_acc_e108"
+                f" --indicators {HOME},flops --seed 0",
+    "darts_s0": "--space darts --table {tables}/darts_cifar10.csv.gz"
+                " --architecture-column genotype --accuracy-column acc_final_e600"
+                f" --indicators {HOME},flops --seed 0",
+    "macro_home_s0": f"{MACRO_TABLE} --samples 100 --seed 0 --indicators {HOME}",
     # The defaults: candidates of the benchmark's own skeleton, scored in the space's proxy.
     **{f"search_s{s}": f"{NB201}{TX2} --indicators cpi,flops --seed {s}" for s in range(10)},
 }  # fmt: skip
