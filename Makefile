@@ -37,7 +37,7 @@ unit: $(STAMP)
 
 # Needs an NVIDIA GPU; without one it says what is missing and fails.
 test-gpu: $(STAMP)
-	-$(BIN)/python -m pip install --quiet '.[tensorrt]'
+	-$(BIN)/python -m pip install --quiet --editable '.[tensorrt]'  # where NVIDIA's index is reached
 	$(BIN)/python benchmarks/gpu.py --check
 	$(BIN)/pytest -m gpu -rs
 	$(BIN)/pytest tests/test_targets.py tests/test_profile.py -k "cuda or tensorrt" -rs

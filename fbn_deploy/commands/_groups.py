@@ -191,6 +191,9 @@ class EngineBuildOptions:
         )
 
 
+_IN_16_BITS = {"max_drop", "equalize"}  # options of a precision that say something in fp16 and bf16
+
+
 @dataclass(frozen=True)
 class PrecisionOptions:
     """The precision beside fp32 and how far it may fall behind."""
@@ -238,6 +241,3 @@ class PrecisionOptions:
         ]
         if idle:
             raise FBNError(f"{'; '.join(idle)}.")
-
-
-_IN_16_BITS = {"max_drop", "equalize"}  # options that say something there

@@ -59,7 +59,8 @@ def build_supernet(
     """
     network = definition.network(num_classes, seed)
     space = definition.search_space(network)
-    with _running(definition, bn):
+    _check_mode(bn)
+    with _running(definition):
         if bn == "fair":
             make_fair(network, definition.example(2))
         else:
@@ -75,15 +76,19 @@ def build_supernet(
 
 def check_network(network: nn.Module, definition: SpaceDefinition, bn: str) -> None:
     """``FBNError`` where ``build_supernet`` would find that the space does not run like this."""
-    with _running(definition, bn):
+    _check_mode(bn)
+    with _running(definition):
         candidate_shapes(network, definition.example(2))
 
 
-@contextlib.contextmanager
-def _running(definition: SpaceDefinition, bn: str) -> Iterator[None]:
-    """Every candidate runs within the block; what fails there is a mistake of what was asked."""
+def _check_mode(bn: str) -> None:
     if bn not in BN_MODES:
         raise unknown("BatchNorm mode", bn, BN_MODES)
+
+
+@contextlib.contextmanager
+def _running(definition: SpaceDefinition) -> Iterator[None]:
+    """Every candidate runs within the block; what fails there is a mistake of what was asked."""
     try:
         yield
     except RuntimeError as error:  # a feature map smaller than a kernel, say
