@@ -12,11 +12,23 @@ from test_latency_cache import record
 from fbn_deploy.errors import NothingFitsError
 from fbn_deploy.latency.meter import Confirmation
 from fbn_deploy.latency.predictor import Prediction
+from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.pipeline.confirm import confirmed_winner
-from fbn_deploy.progress import Silent
+from fbn_deploy.progress import Reporter, Silent
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.search.candidates import Candidate, Population
 from fbn_deploy.space import Architecture
+
+
+class Told(Silent):
+    """A reporter that keeps what it says."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+
 
 BUDGET = Budget("latency", 10.0, "onnxruntime-cpu")
 
@@ -43,28 +55,33 @@ class Meter:
 
 
 class Fake:
-    """A target's latencies: predicted ± 1 ms, and measured; ``meter`` is None for one elsewhere."""
+    """A target's latencies: predicted ± 1 ms, and measured quickly, some in a crowd; ``meter`` is
+    None for one elsewhere."""
 
     def __init__(
         self,
         predicted: Mapping[str, float],
-        measured: Mapping[str, float],
+        quick_ms: Mapping[str, float],
         meter: Meter | None,
+        crowded: str = "",
     ) -> None:
-        self.predicted, self.measured, self.meter = predicted, measured, meter
+        self.predicted, self.quick_ms, self.meter = predicted, quick_ms, meter
+        self.crowded = crowded
         self.asked: list[str] = []
 
     def prediction(self, architecture: Architecture) -> Prediction:
         value = self.predicted[architecture["name"]]
         return Prediction(value, value - 1.0, value + 1.0)
 
-    def measured_ms(self, architecture: Architecture) -> float:
-        self.asked.append(architecture["name"])
-        return self.measured[architecture["name"]]
+    def measured(self, architecture: Architecture) -> LatencyRecord:
+        name = architecture["name"]
+        self.asked.append(name)
+        timing = {"rounds": 10, "crowded": 0.9 if name in self.crowded else 0.1}
+        return record(value_ms=self.quick_ms[name], **timing)
 
 
-def population(names: str) -> Population:
-    """Candidates, best first."""
+def population(names: str, costs_ms: Mapping[str, float]) -> Population:
+    """Candidates, best first, and what a search held against ``BUDGET``."""
 
     def rank(candidates: Sequence[Candidate]) -> list[float]:
         return [each.scores["place"] for each in candidates]
@@ -72,15 +89,24 @@ def population(names: str) -> Population:
     return Population(
         rank,
         tuple(
-            Candidate(Architecture.of({"name": name}), name, {"place": float(place)}, {})
+            Candidate(
+                Architecture.of({"name": name}),
+                name,
+                {"place": float(place)},
+                {BUDGET.cost: costs_ms.get(name, 0.0)},
+            )
             for place, name in enumerate(names)
         ),
     )
 
 
-def won(names: str, latencies: Mapping[str, Any], *budgets: Budget) -> tuple[str, set[str]]:
+def won(
+    names: str, latencies: Mapping[str, Any], *budgets: Budget, reporter: Reporter | None = None
+) -> tuple[str, set[str]]:
+    target = latencies.get("onnxruntime-cpu")
+    candidates = population(names, target.predicted if target else {})
     winner, confirmations = confirmed_winner(
-        population(names), budgets or (BUDGET,), latencies, lambda a: a["name"], Silent()
+        candidates, budgets or (BUDGET,), latencies, lambda a: a["name"], reporter or Silent()
     )
     return winner.canonical, set(confirmations)
 
@@ -121,21 +147,48 @@ def test_when_none_holds_the_nearest_is_named() -> None:
 
 
 def test_a_search_that_a_crowd_spoiled_says_so_and_measures_again_the_next_time() -> None:
-    """Of seven that were measured fast, three take too long in a crowd: that is enough to see."""
+    """Each costs less than the last, and takes too long in a crowd: five are enough to see."""
     names = "abcdefg"
-    meter = Meter({name: 14.0 + place for place, name in enumerate(names)}, crowded="bcdefg")
-    latency = Fake(dict.fromkeys(names, 9.0), dict.fromkeys(names, 9.0), meter)
-    with pytest.raises(NothingFitsError, match=r"During 3 of these .* again on a quieter machine"):
+    costs = {name: 9.0 / 2**place for place, name in enumerate(names)}
+    meter = Meter({name: 11.0 + place for place, name in enumerate(names)}, crowded="bcdefg")
+    latency = Fake(costs, costs, meter)
+    with pytest.raises(NothingFitsError, match=r"During 5 of these .* again on a quieter machine"):
         won(names, {"onnxruntime-cpu": latency})
-    assert meter.asked == list("abcd")
-    assert meter.forgotten == [15.0, 16.0, 17.0]
+    assert meter.asked == list("abcdef")
+    assert meter.forgotten == [12.0, 13.0, 14.0, 15.0, 16.0]
 
 
 def test_what_failed_in_a_crowd_is_not_remembered_for_it_when_another_wins() -> None:
+    costs = {"a": 9.0, "b": 7.0, "c": 7.0}
     meter = Meter({"a": 12.0, "b": 11.0, "c": 9.0}, crowded="a")
-    latency = Fake(dict.fromkeys("abc", 9.0), dict.fromkeys("abc", 9.0), meter)
-    assert won("abc", {"onnxruntime-cpu": latency})[0] == "c"
+    assert won("abc", {"onnxruntime-cpu": Fake(costs, costs, meter)})[0] == "c"
     assert meter.forgotten == [12.0]  # b failed without a crowd
+
+
+def test_what_a_crowd_would_make_too_slow_is_passed_over() -> None:
+    """a takes 1.3 times its cost in a crowd: b and d would break the budget, c and e would not."""
+    costs = {"a": 9.0, "b": 8.0, "c": 7.5, "d": 9.9, "e": 7.0}
+    meter = Meter({"a": 11.7, "c": 10.1, "e": 9.5}, crowded="ace")
+    told = Told()
+    latency = Fake(costs, costs, meter)
+    assert won("abcde", {"onnxruntime-cpu": latency}, reporter=told)[0] == "e"
+    assert meter.asked == ["a", "c", "e", "e"]
+    assert meter.forgotten == [11.7, 10.1]
+    assert "1.35 times" in told.texts[-1]
+    assert "2 better candidates were passed over" in told.texts[-1]
+
+
+def test_when_the_others_would_take_too_long_in_the_crowd_as_well_that_is_said() -> None:
+    costs = {"a": 9.0, "b": 8.0}
+    latency = Fake(costs, costs, Meter({"a": 13.5}, crowded="a"))
+    with pytest.raises(NothingFitsError, match=r"nearest took 13\.5 .* the other 1 would have"):
+        won("ab", {"onnxruntime-cpu": latency})
+
+
+def test_a_quick_measurement_in_a_crowd_throws_nobody_out() -> None:
+    meter = Meter({"a": 9.5})
+    latency = Fake({"a": 9.0}, {"a": 12.0}, meter, crowded="a")
+    assert won("a", {"onnxruntime-cpu": latency})[0] == "a"
 
 
 def test_where_no_latency_is_budgeted_the_best_wins() -> None:

@@ -17,6 +17,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.blocktable import LatencyTable, measured_table
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.predictor import Prediction
+from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.progress import Reporter
 from fbn_deploy.space import Architecture, SearchSpace
 
@@ -41,11 +42,11 @@ class Latency(Protocol):
     def prediction(self, architecture: Architecture) -> Prediction | None:
         """The predicted latency; None where latencies are measured, or a block is not known."""
 
-    def measured_ms(self, architecture: Architecture) -> float:
+    def measured(self, architecture: Architecture) -> LatencyRecord:
         """The latency of the whole network, measured quickly or known from before."""
 
     def known_ms(self, architecture: Architecture) -> float | None:
-        """``measured_ms`` if it was asked for before; nothing is measured."""
+        """The latency of ``measured`` if it was asked for before; nothing is measured."""
 
     @property
     def meter(self) -> LatencyMeter | None:
@@ -64,27 +65,28 @@ class Whole:
 
     def __init__(self, meter: LatencyMeter, space: SearchSpace, deployed: Deployed) -> None:
         self._meter, self._space, self._deployed = meter, space, deployed
-        self._known: dict[str, float] = {}
+        self._known: dict[str, LatencyRecord] = {}
 
     @property
     def meter(self) -> LatencyMeter:
         return self._meter
 
     def cost_ms(self, architecture: Architecture) -> float:
-        return self.measured_ms(architecture)
+        return self.measured(architecture).value_ms
 
     def prediction(self, architecture: Architecture) -> None:
         return None
 
-    def measured_ms(self, architecture: Architecture) -> float:
+    def measured(self, architecture: Architecture) -> LatencyRecord:
         key = self._space.canonical(architecture)
         if key not in self._known:
             model = self._deployed(architecture)
-            self._known[key] = self._meter.settled(model, self._meter.measure(model)).value_ms
+            self._known[key] = self._meter.settled(model, self._meter.measure(model))
         return self._known[key]
 
     def known_ms(self, architecture: Architecture) -> float | None:
-        return self._known.get(self._space.canonical(architecture))
+        known = self._known.get(self._space.canonical(architecture))
+        return known.value_ms if known else None
 
     @property
     def seconds(self) -> float:
@@ -113,7 +115,7 @@ class Predicted:
         prediction = self.prediction(architecture)
         if prediction is not None:
             return prediction.value_ms
-        return self._whole.measured_ms(architecture) if self._whole else UNKNOWN_MS
+        return self._whole.measured(architecture).value_ms if self._whole else UNKNOWN_MS
 
     def prediction(self, architecture: Architecture) -> Prediction | None:
         key = self._space.canonical(architecture)
@@ -125,13 +127,13 @@ class Predicted:
             self._seconds += time.perf_counter() - started
         return self._known[key]
 
-    def measured_ms(self, architecture: Architecture) -> float:
+    def measured(self, architecture: Architecture) -> LatencyRecord:
         if self._whole is None:
             raise FBNError(
                 f"The target {self._table.target} of the latency table is not here; "
                 "a network is measured on it with fbn profile model.onnx."
             )
-        return self._whole.measured_ms(architecture)
+        return self._whole.measured(architecture)
 
     def known_ms(self, architecture: Architecture) -> float | None:
         return self._whole.known_ms(architecture) if self._whole else None
