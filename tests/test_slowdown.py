@@ -129,7 +129,7 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
     monkeypatch.setattr(
         confirm,
         "record_from_fresh_process",
-        lambda source, conditions, protocol, pace: record(conditions=conditions),
+        lambda source, conditions, *_: record(conditions=conditions),
     )
     cache = LatencyCache(tmp_path / "latency.sqlite")
     target = ready_target("onnxruntime-cpu")
@@ -213,6 +213,22 @@ def test_a_confirmation_of_the_last_minutes_is_not_checked(
     assert (meter.num_measured, meter.num_from_cache) == (0, 3)
 
 
+def test_behind_a_process_in_a_crowd_others_do_not_wait_for_it_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patience: list[bool] = []
+
+    def measure(
+        source: object, conditions: Conditions, protocol: str, pace: object, patient: bool
+    ) -> LatencyRecord:
+        patience.append(patient)
+        return record(conditions=conditions, crowded=0.9 if len(patience) == 2 else 0.0)
+
+    monkeypatch.setattr(confirm, "record_from_fresh_process", measure)
+    LatencyMeter(ready_target("onnxruntime-cpu")).confirm_in_fresh_process(relu(), processes=4)
+    assert patience == [True, True, False, False]
+
+
 def relu() -> bytes:
     """The smallest network."""
     from onnx import TensorProto, helper
@@ -279,9 +295,7 @@ def test_a_device_with_a_clock_of_its_own_is_not_stretched_by_the_processors_spe
     monkeypatch.setattr(
         confirm,
         "record_from_fresh_process",
-        lambda source, conditions, protocol, pace: record(
-            conditions=conditions, best_arithmetic_us=None
-        ),
+        lambda source, conditions, *_: record(conditions=conditions, best_arithmetic_us=None),
     )
     cache = LatencyCache(tmp_path / "latency.sqlite")
     target = ready_target("onnxruntime-cpu")

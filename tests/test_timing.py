@@ -278,6 +278,13 @@ def test_a_crowd_is_waited_for_as_long_as_the_protocol_is_patient() -> None:
     assert timing.disturbed == ()
 
 
+def test_who_is_not_patient_does_not_wait_for_a_crowd_to_end() -> None:
+    protocol = dataclasses.replace(FIVE_ROUNDS, limit_s=0.1, patience_s=0.5)
+    machine = CrowdedMachine(lambda now_s: True)
+    time_runs(machine.enqueue, protocol, machine, pace=Pace(60.0, 40.0), patient=False)
+    assert machine.time_s < 0.2
+
+
 def test_no_round_begins_in_a_crowd() -> None:
     patient = dataclasses.replace(FIVE_ROUNDS, limit_s=1.0, patience_s=2.0)
     for pace in (Pace(60.0, 40.0), None):  # known before, or found by the first quiet round

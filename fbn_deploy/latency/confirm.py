@@ -1,5 +1,6 @@
 """One measurement in a process of its own, for a promise that has to hold in any process:
-``python -m fbn_deploy.latency.confirm MODEL CONDITIONS PROTOCOL PACE``; the record goes to stdout.
+``python -m fbn_deploy.latency.confirm MODEL CONDITIONS PROTOCOL PACE PATIENT``; the record goes to
+stdout.
 
 ``CONDITIONS`` is a JSON file of what the parent expects; a process that finds itself under other
 conditions (another runtime, another device) says so instead of measuring something else.
@@ -24,10 +25,14 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 def record_from_fresh_process(
-    source: bytes | Path, conditions: Conditions, protocol: str, pace: Pace | None = None
+    source: bytes | Path,
+    conditions: Conditions,
+    protocol: str,
+    pace: Pace | None = None,
+    patient: bool = True,
 ) -> LatencyRecord:
     """The record that a new process measures under ``conditions``, by the protocol of that name;
-    ``pace`` is the best that is known of the device.
+    ``pace`` is the best that is known of the device, ``patient`` whether a crowd is waited for.
 
     Raises ``FBNError`` with the process's own message when it cannot.
     """
@@ -40,6 +45,7 @@ def record_from_fresh_process(
         wanted.write_text(json.dumps(conditions.as_json()))
         command = [sys.executable, "-m", __name__, str(model), str(wanted), protocol]
         command.append(json.dumps(None if pace is None else dataclasses.astuple(pace)))
+        command.append(json.dumps(patient))
         paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
         try:
@@ -72,7 +78,7 @@ def main(arguments: list[str]) -> int:
     from fbn_deploy.latency.meter import LatencyMeter
     from fbn_deploy.targets import ready_target
 
-    path, wanted, protocol, pace = arguments
+    path, wanted, protocol, pace, patient = arguments
     # What the parent had in memory stays out of the runtimes' caches of files.
     handed_over = Path(path).parent == Path(wanted).parent
     model = Path(path).read_bytes() if handed_over else Path(path)
@@ -85,7 +91,7 @@ def main(arguments: list[str]) -> int:
             precision=conditions.precision,
             pace=Pace(*known) if (known := json.loads(pace)) else None,
         )
-        record = meter.measure(model, protocol)
+        record = meter.measure(model, protocol, patient=json.loads(patient))
     except FBNError as error:
         print(error, file=sys.stderr)
         return error.exit_code

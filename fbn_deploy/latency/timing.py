@@ -177,18 +177,22 @@ def time_runs(
     *,
     one_thread: bool = False,
     pace: Pace | None = None,
+    patient: bool = True,
 ) -> Timing:
     """Times ``enqueue``, which runs once and returns when it is done.
 
     What it returns is the time in milliseconds by the device's clock; where that is None, the
     wall time of the call is taken. ``one_thread`` says that one thread at a time works on a run,
-    so that its waiting can be told. ``pace`` is the best that is known of this device.
+    so that its waiting can be told. ``pace`` is the best that is known of this device. Who is not
+    ``patient`` does not wait for a crowd to end.
 
     A disturbed measurement is made again after a pause that doubles, ``protocol.attempts`` times
     in all; the one with the fewest disturbances and the narrowest interval is returned. A crowd
     that outlasts ``protocol.patience_s`` is not waited for again: it lasts for minutes.
     """
     machine = machine or ThisMachine()
+    if not patient:
+        protocol = dataclasses.replace(protocol, patience_s=0.0)
     timings: list[Timing] = []
     with _without_gc():
         _work(enqueue, protocol.warmup_s, machine, runs=protocol.warmup_runs)
