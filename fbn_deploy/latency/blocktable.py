@@ -65,8 +65,10 @@ class LatencyTable:
     def cost_text(self) -> str:
         """How many measurements it holds, and what they took."""
         disturbed = sum(record.disturbed for record in self.records.values())
-        stayed = f"; {disturbed} of {len(self.records)} stayed disturbed, and the same command on a "
-        stayed += "quieter machine measures them again"
+        stayed = (
+            f"; {disturbed} of {len(self.records)} stayed disturbed, and the same command on a "
+            "quieter machine measures them again"
+        )
         return (
             f"{len(self.inventory.blocks)} blocks and {len(self.inventory.probes)} whole networks "
             f"on {self.target}: {self.measurements} measurements now in {self.seconds:.0f} s"

@@ -90,8 +90,9 @@ def main(arguments: list[str]) -> int:
             threads=conditions.threads,
             precision=conditions.precision,
             pace=Pace(*known) if (known := json.loads(pace)) else None,
+            patient=json.loads(patient),
         )
-        record = meter.measure(model, protocol, patient=json.loads(patient))
+        record = meter.measure(model, protocol)
     except FBNError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -88,9 +88,9 @@ class LatencyMeter:
     """Measures models on ``target``, one at a time; with ``cache=None`` nothing is remembered.
 
     The methods take an ``onnx_ir.Model``, the bytes of an ONNX model, its path, or any of these as
-    a ``Network``, and raise
-    ``FBNError`` when the target cannot open it. ``fresh=True`` measures, and returns what it
-    measured, although the cache has a record.
+    a ``Network``, and raise ``FBNError`` when the target cannot open it. ``fresh=True`` measures,
+    and returns what it measured, although the cache has a record. A meter that is not ``patient``
+    waits for no crowd to end.
     """
 
     def __init__(
@@ -102,6 +102,7 @@ class LatencyMeter:
         precision: str = "fp32",
         cache: LatencyCache | None = None,
         pace: Pace | None = None,
+        patient: bool = True,
     ) -> None:
         self.target = target
         self.batch = batch
@@ -110,6 +111,7 @@ class LatencyMeter:
         self.cache = cache
         self.pace = cache.best_pace(target.device()) if cache and pace is None else pace
         """The best that is known of the device (``crowding.py``)."""
+        self._patient = patient
         self._checked: set[str] = set()  # hashes of networks with a confirmation of another day
         self.num_measured = 0
         self.num_from_cache = 0
@@ -117,15 +119,14 @@ class LatencyMeter:
         """Spent on measuring, the opening of models included."""
 
     def measure(
-        self, model: Model, protocol: str = "quick", *, fresh: bool = False, patient: bool = True
+        self, model: Model, protocol: str = "quick", *, fresh: bool = False
     ) -> LatencyRecord:
-        """The latency of ``model`` under a timing protocol: ``quick`` or ``confirm``. Not
-        ``patient``: a crowd is not waited for."""
+        """The latency of ``model`` under a timing protocol: ``quick`` or ``confirm``."""
         network = network_from(model)
         how = _protocol(protocol)
         conditions = self._conditions(network, how)
         stored = None if fresh else self._from_cache(conditions)
-        return stored or self._keep(self._measured(network, conditions, how, patient), fresh)
+        return stored or self._keep(self._measured(network, conditions, how), fresh)
 
     def settled(
         self, model: Model, record: LatencyRecord, protocol: str = "quick"
@@ -232,7 +233,7 @@ class LatencyMeter:
         return record if fresh else stored
 
     def _measured(
-        self, network: Network, conditions: Conditions, protocol: TimingProtocol, patient: bool
+        self, network: Network, conditions: Conditions, protocol: TimingProtocol
     ) -> LatencyRecord:
         start_s = time.perf_counter()
         with self.target.open(
@@ -243,7 +244,7 @@ class LatencyMeter:
                 protocol,
                 one_thread=self.threads == 1,
                 pace=self.pace,
-                patient=patient,
+                patient=self._patient,
             )
             clock_mhz = self.target.clock_mhz()
         self._count(start_s, timing)
