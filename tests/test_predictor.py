@@ -9,7 +9,7 @@ import pytest
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.blocks import Block
-from fbn_deploy.latency.predictor import Prediction, Predictor, spearman
+from fbn_deploy.latency.predictor import Predictor, spearman
 
 RNG = np.random.default_rng(0)
 KINDS = ("k3", "k5", "k7")
@@ -122,11 +122,14 @@ def test_too_few_networks_are_refused() -> None:
         Predictor(BLOCKS, TIMES, measured(3, noise=0.02))
 
 
-def test_an_interval_touches_a_limit_that_lies_within_it() -> None:
-    prediction = Prediction(1.0, 0.9, 1.1)
-    assert [prediction.touches(limit) for limit in (0.8, 0.9, 1.0, 1.1)] == [
-        False, True, True, False,
-    ]  # fmt: skip
+def test_a_block_of_a_kind_that_no_probe_has_is_predicted_with_a_sane_interval() -> None:
+    rare = Block("rare", "rare", "rare 7×7×7", 5, 0.3, 0.1, 4.0)
+    blocks, times = {**BLOCKS, "rare": rare}, {**TIMES, "rare": 0.06}
+    predictor = Predictor(blocks, times, measured(48, noise=0.002))
+    counts = {**measured(1, noise=0.0, seed=5)[0][0], "rare": 1}
+    prediction = predictor(counts)
+    assert prediction.value_ms == pytest.approx(1.3 * predictor.sum_ms(counts), rel=0.3)
+    assert 0.7 < prediction.low_ms / prediction.value_ms < 1
 
 
 def test_spearman_is_that_of_the_textbook() -> None:

@@ -10,6 +10,7 @@ from test_search import SPACE, milliseconds, problem, run, total
 
 from fbn_deploy.errors import NothingFitsError
 from fbn_deploy.search.algorithms.evolution import Evolution, algorithm
+from fbn_deploy.space import Decision, SearchSpace
 
 
 def test_the_default_is_that_of_spos() -> None:
@@ -50,3 +51,20 @@ def test_when_nothing_fits_evolution_still_finds_the_fastest_network_of_all() ->
     with pytest.raises(NothingFitsError, match="the fastest one found takes 1 ms on") as error:
         run("evolution", SPACE, none, 1000)
     assert ",".join(f"d{i:02}=0" for i in range(12)) in str(error.value)
+
+
+def test_a_budget_is_approached_for_as_long_as_generations_come_nearer() -> None:
+    """Twenty decisions of seven options, of which 888,030 of 8e16 networks meet the budget."""
+    names = (f"d{i:02}" for i in range(20))
+    space = SearchSpace("far", tuple(Decision(name, tuple("0123456")) for name in names))
+    asked = replace(problem(milliseconds(8)), cost=lambda arch, budget: 1 + total(arch))
+    for seed in range(4):
+        assert run("evolution", space, asked, 100, seed).population
+
+
+def test_generations_that_are_not_full_are_made_up_for() -> None:
+    names = (f"d{i:02}" for i in range(20))
+    space = SearchSpace("far", tuple(Decision(name, tuple("0123456")) for name in names))
+    for seed in range(4):
+        outcome = run("evolution", space, problem(milliseconds(35)), 100, seed)
+        assert outcome.ending == "All 100 candidates were scored."

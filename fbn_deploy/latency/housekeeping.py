@@ -153,8 +153,9 @@ def _shared(conditions: Conditions) -> Conditions:
 
 
 def _machine(conditions: Conditions) -> tuple[object, ...]:
-    versions, settings = conditions.versions.items(), conditions.settings.items()
-    at = conditions
+    at, versions = conditions, conditions.versions.items()
+    # How many cores a process was allowed is no matter of the machine.
+    settings = [(name, value) for name, value in at.settings.items() if name != "cores"]
     return at.target, at.device, at.power, tuple(sorted(versions)), tuple(sorted(settings))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 resource: ModuleType | None
 try:
@@ -115,7 +115,20 @@ def arithmetic_work() -> str:
 
     import numpy as np
 
-    return f"products, exponentials; numpy {np.__version__}, {ssl.OPENSSL_VERSION}"
+    return f"products, exponentials; numpy {np.__version__} ({_kernels()}), {ssl.OPENSSL_VERSION}"
+
+
+def _kernels() -> str:
+    """The BLAS that numpy was built with, the environment that chooses its kernels, and the
+    processor's features that numpy uses."""
+    import numpy as np
+
+    said: Any = np.show_config(mode="dicts")
+    blas = said.get("Build Dependencies", {}).get("blas", {})
+    features = said.get("SIMD Extensions", {}).get("found", [])
+    chosen = [os.environ.get(name, "") for name in ("OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS")]
+    parts = [blas.get("name", ""), blas.get("version", ""), *chosen, *features[-1:]]
+    return " ".join(filter(None, parts))
 
 
 @functools.cache

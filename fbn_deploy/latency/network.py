@@ -164,7 +164,11 @@ def _tensor(tensor: onnx.TensorProto) -> object:
     elements = 1
     for size in tensor.dims:
         elements *= size
-    steers = tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+    steers = tensor.data_type in (
+        onnx.TensorProto.INT32,
+        onnx.TensorProto.INT64,
+        onnx.TensorProto.BOOL,
+    )
     described = (tensor.data_type, tuple(tensor.dims))
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return described

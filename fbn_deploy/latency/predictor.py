@@ -64,10 +64,6 @@ class Prediction:
     low_ms: float
     high_ms: float
 
-    def touches(self, limit_ms: float) -> bool:
-        """Whether the network may be on either side of the limit."""
-        return self.low_ms <= limit_ms < self.high_ms
-
 
 @dataclass(frozen=True)
 class Quality:
@@ -175,8 +171,10 @@ class _Fit:
     ) -> None:
         self._features = features
         if scale is None:
-            typical = np.maximum((counts @ features.columns).mean(axis=0), 1e-12)
-            scale = (counts @ features.times).mean() / typical
+            typical = (counts @ features.columns).mean(axis=0)
+            total = (counts @ features.times).mean()
+            # A feature that no probe has says nothing; δ alone stands for its blocks.
+            scale = np.divide(total, typical, out=np.zeros_like(typical), where=typical > 0)
         self.scale = scale
         self._rows = self._relative(counts)
         target = measured / (counts @ features.times)

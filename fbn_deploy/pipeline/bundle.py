@@ -71,6 +71,12 @@ def bundle(
         probes=probes,
     )
 
+    if (found := len(parts.inventory.probes)) < MIN_PROBES:
+        raise FBNError(
+            f"The space {definition.name} has {found} networks that differ; a latency predictor "
+            f"needs {MIN_PROBES}. Measure these few one by one with fbn profile."
+        )
+
     def patterned(name: str) -> bytes:
         model = onnx_ir.from_proto(_patterned(proto_from(parts.folded(name))[1]))
         content: bytes = onnx_ir.to_proto(form.of(model)).SerializeToString()

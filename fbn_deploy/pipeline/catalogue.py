@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fbn_deploy import plugins
-from fbn_deploy.supernet.definition import PACKAGE
 
 
 def spaces() -> dict[str, str]:
     """Search spaces and the first line of their file, which is read but not run."""
+    from fbn_deploy.supernet.definition import PACKAGE
+
     found = {}
     for name in plugins.names(PACKAGE):
         spec = importlib.util.find_spec(f"{PACKAGE}.{name}")

@@ -181,17 +181,20 @@ class OrtSession:
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         feeds = _opening.checked_inputs(inputs, self._shapes, self._dtypes)
         names = [output.name for output in self._ort.get_outputs()]
-        return dict(zip(names, self._ort.run(names, feeds), strict=True))
+        try:
+            return dict(zip(names, self._ort.run(names, feeds), strict=True))
+        except Exception as error:  # ONNX Runtime's errors share no class but Exception
+            raise _opening.cannot_run(self._target, self._model, error) from error
 
     def enqueue(self) -> float | None:
-        if self._device == "cpu":
-            self._ort.run_with_iobinding(self._binding)
-            return None
-        # It returns when the device has finished. Told as the device's time, since crowds on the
-        # processor's cores and their speed are no matter there.
         start_s = time.perf_counter()
-        self._ort.run_with_iobinding(self._binding)
-        return (time.perf_counter() - start_s) * 1e3
+        try:
+            self._ort.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise _opening.cannot_run(self._target, self._model, error) from error
+        # It returns when the device has finished. A GPU's is told as the device's time, since
+        # crowds on the processor's cores and their speed are no matter there.
+        return None if self._device == "cpu" else (time.perf_counter() - start_s) * 1e3
 
     def layers(self, runs: int) -> list[LayerTime]:
         assert self._folder is not None, "layers are profiled in a session opened for profiling"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.files import sha256_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -15,6 +18,30 @@ if TYPE_CHECKING:
 
 _SEED = 0
 _WHERE = ("Exception from", "Check '")  # OpenVINO's source lines, before its reason
+
+
+# A tensor's external_data: the key "location", and its value behind a tag and a length.
+_LOCATION = re.compile(rb"\n\x08location\x12(?:([\x00-\x7f])|([\x80-\xff][\x00-\x7f]))", re.DOTALL)
+
+
+def model_hash(model: Path) -> str:
+    """SHA-256 of an ONNX file and of the files beside it that hold its weights, if it names any.
+    Needs no onnx package."""
+    content = model.read_bytes()
+    digest = hashlib.sha256(content)
+    for location in sorted(_locations(content)):
+        beside = model.parent / location
+        if beside.is_file():
+            digest.update(sha256_of(beside).encode())
+    return digest.hexdigest()
+
+
+def _locations(content: bytes) -> set[str]:
+    found = set()
+    for match in _LOCATION.finditer(content):
+        length = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(match[1] or match[2]))
+        found.add(content[match.end() : match.end() + length].decode(errors="replace"))
+    return {location for location in found if location and "\0" not in location}
 
 
 def check_request(
@@ -39,12 +66,23 @@ def model_label(model: bytes | Path) -> str:
 
 def cannot_open(target: Target, model: bytes | Path, error: Exception) -> FBNError:
     """The error for a model that the runtime refuses, with the first line that gives a reason."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    reason = next((line for line in lines if not line.startswith(_WHERE)), lines[0])
     return FBNError(
-        f"{model_label(model)} cannot be opened on target {target.name!r}: {reason} "
+        f"{model_label(model)} cannot be opened on target {target.name!r}: {_reason(error)} "
         "Check that it is a complete ONNX model that this runtime supports."
     )
+
+
+def cannot_run(target: Target, model: bytes | Path, error: Exception) -> FBNError:
+    """The error for a model that was opened and fails in a run: of memory, say."""
+    return FBNError(
+        f"{model_label(model)} does not run on target {target.name!r}: {_reason(error)} "
+        "Try a smaller batch, or another model."
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if not line.startswith(_WHERE)), lines[0])
 
 
 def filled_shape(

@@ -16,6 +16,7 @@ from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import cache_folder, write_bytes
+from fbn_deploy.targets._opening import model_hash
 
 _DIGEST = 32  # bytes of a SHA-256
 
@@ -23,10 +24,7 @@ _DIGEST = 32  # bytes of a SHA-256
 def blob_path(model: Path, conditions: Mapping[str, Any]) -> Path:
     """Where the blob of the file ``model`` lies, or would lie. ``conditions`` are settings, shapes,
     versions and the device."""
-    digest = hashlib.sha256(model.read_bytes())
-    beside = model.with_name(f"{model.name}.data")  # external weights
-    if beside.is_file():
-        digest.update(beside.read_bytes())
+    digest = hashlib.sha256(model_hash(model).encode())
     digest.update(json.dumps(conditions, sort_keys=True, default=str).encode())
     return cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.blob"
 

@@ -40,7 +40,7 @@ class OpenVinoSession:
     ) -> None:
         import openvino
 
-        self._profiled = profile
+        self._target, self._source, self._profiled = target, model, profile
         core = openvino.Core()
         try:
             network = core.read_model(str(model) if isinstance(model, Path) else model)
@@ -128,21 +128,27 @@ class OpenVinoSession:
             self._bind_samples()
 
     def enqueue(self) -> None:
-        self._request.infer(share_inputs=True, share_outputs=True)
+        try:
+            self._request.infer(share_inputs=True, share_outputs=True)
+        except RuntimeError as error:
+            raise _opening.cannot_run(self._target, self._source, error) from error
 
     def parallel_runs(self, seconds: float) -> tuple[float, int]:
         """(runs a second, requests in flight) of a session opened ``in_parallel``."""
         import openvino
 
         queue = openvino.AsyncInferQueue(self._model)
-        for _ in range(2 * len(queue)):
-            queue.start_async(self._bound, share_inputs=True)
-        queue.wait_all()
-        runs, started = 0, time.perf_counter()
-        while time.perf_counter() - started < seconds:
-            queue.start_async(self._bound, share_inputs=True)
-            runs += 1
-        queue.wait_all()
+        try:
+            for _ in range(2 * len(queue)):
+                queue.start_async(self._bound, share_inputs=True)
+            queue.wait_all()
+            runs, started = 0, time.perf_counter()
+            while time.perf_counter() - started < seconds:
+                queue.start_async(self._bound, share_inputs=True)
+                runs += 1
+            queue.wait_all()
+        except RuntimeError as error:
+            raise _opening.cannot_run(self._target, self._source, error) from error
         return runs / (time.perf_counter() - started), len(queue)
 
     def layers(self, runs: int) -> list[LayerTime]:

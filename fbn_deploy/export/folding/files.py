@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from fbn_deploy import processes
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding.report import FoldReport
 from fbn_deploy.files import refuse_to_overwrite, replacing, write_json
@@ -75,18 +75,14 @@ def fold_file(
 
 def _work(task: dict[str, Any], source: Path, time_limit_s: float) -> Any:
     """The worker's answer; ``FBNError`` when it gives none."""
-    command = [sys.executable, "-m", "fbn_deploy.export.folding.worker"]
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    package_root = str(Path(__file__).resolve().parents[3])
-    paths = [package_root, environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
     try:
         ended = subprocess.run(
-            command,
+            processes.command("fbn_deploy.export.folding.worker"),
             input=json.dumps(task).encode(),
             capture_output=True,
             timeout=time_limit_s,
-            env=environment,
+            env=processes.environment(OMP_NUM_THREADS=threads),
             check=False,
         )
     except subprocess.TimeoutExpired:

@@ -88,7 +88,7 @@ def _save(model: Any, destination: Path) -> None:
     ir.save(model, destination, external_data=beside)
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
     """Reads the task, answers. Whatever libraries print goes to stderr."""
     _limit_memory()
     answer_to = os.fdopen(os.dup(1), "w")
@@ -100,7 +100,4 @@ def main() -> None:
         answer = {"error": "needs more memory than this machine has"}
     answer_to.write(json.dumps(answer) + "\n")
     answer_to.flush()
-
-
-if __name__ == "__main__":
-    main()
+    return 0

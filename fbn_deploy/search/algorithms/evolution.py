@@ -6,7 +6,7 @@ Two things are added. Places that mutation and crossover leave empty are filled 
 while fewer than 10 candidates fit, the architectures nearest to the budget are parents too (the
 feasibility rule of Deb, "An efficient constraint handling method for genetic algorithms", 2000):
 a budget that no random draw meets is approached, generation by generation, until one fits or
-none comes nearer.
+none comes nearer. Where a generation finds fewer that fit than it wants, more generations follow.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from fbn_deploy.search.candidates import Population
 from fbn_deploy.search.problem import Outcome, Problem
 from fbn_deploy.search.screen import Fitting, Screen
 from fbn_deploy.space import Architecture, SearchSpace
+
+LONGER = 3  # times as many generations as full ones would take, once something fits
+STUCK = 2  # generations in a row that find nothing that fits and come no nearer
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Evolution:
         rng = random.Random(seed)
         screen = Screen(space, problem, self.candidates)
         population = Population(problem.rank)
-        for _ in range(self.generations):
+        generations = stuck = 0
+        while len(population) < self.candidates and generations < LONGER * self.generations:
             nearest = screen.nearest(1)
             wanted = min(self.population, self.candidates - len(population))
             parents = self._parents(population, screen)
@@ -49,8 +53,11 @@ class Evolution:
                 fitting += screen.fill(lambda: space.sample(rng), wanted - len(fitting))
             if fitting:
                 population = population.grown(screen.scored(fitting))
-            elif population or screen.nearest(1) == nearest:
-                break
+                generations += 1
+            else:
+                stuck = stuck + 1 if screen.nearest(1) == nearest else 0
+                if population or stuck == STUCK:
+                    break
         return screen.outcome(population)
 
     def _parents(self, population: Population, screen: Screen) -> list[Architecture]:

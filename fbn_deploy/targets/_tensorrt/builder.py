@@ -5,16 +5,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from fbn_deploy import processes
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineOptions, Progress
 from fbn_deploy.targets._tensorrt import frames
@@ -22,7 +21,6 @@ from fbn_deploy.targets._tensorrt.building import CannotParseError
 from fbn_deploy.targets._tensorrt.package import Package
 
 _WORKER = "fbn_deploy.targets._tensorrt.worker"
-_PACKAGE_ROOT = Path(__file__).resolve().parents[3]
 _END_S = 5.0
 
 
@@ -95,14 +93,13 @@ class BuilderProcess:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()
-        paths = [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH", "")]
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _WORKER, self._package.module],
+            processes.command(_WORKER, self._package.module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env=processes.environment(),
             start_new_session=True,  # Ctrl-C is for this program; the worker ends with it
         )
         atexit.register(self.stop)

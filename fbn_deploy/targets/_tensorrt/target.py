@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fbn_deploy.errors import FBNError
-from fbn_deploy.files import cache_folder, sha256_of
+from fbn_deploy.files import cache_folder
 from fbn_deploy.targets import _cuda, _opening
 from fbn_deploy.targets._engines import (
     DEFAULT_OPTIONS,
@@ -150,7 +150,7 @@ class TensorRtTarget(OnCuda):
         options = EngineOptions(**story["options"])
         largest = options.max_batch or options.batch
         takes = batch <= largest if options.max_batch else batch == largest
-        same: bool = story["onnx_sha256"] == sha256_of(model)
+        same: bool = story["onnx_sha256"] == _opening.model_hash(model)
         return same and takes and engine_file.foreign(story, self._here()) is None
 
     def engine_from_onnx(
@@ -173,7 +173,7 @@ class TensorRtTarget(OnCuda):
             "version": self.package.version(),
             "device": self._device_story(),
             "model": model.name,
-            "onnx_sha256": sha256_of(model),
+            "onnx_sha256": _opening.model_hash(model),
             "precision": precision,
             "options": dataclasses.asdict(options),
             "build": built.story,

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from fbn_deploy.errors import FBNError
 from fbn_deploy.files import write_bytes
 from fbn_deploy.targets._tensorrt import building
 from fbn_deploy.targets._tensorrt.package import TensorRt
@@ -41,5 +42,5 @@ class TimingCache:
         if not learnt or learnt == known:
             return
         content = building.combined(trt, learnt, known) if known else learnt
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(FBNError, OSError, ValueError):
             write_bytes(self._path, content)

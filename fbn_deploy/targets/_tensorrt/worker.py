@@ -1,4 +1,4 @@
-"""The process that builds: ``python -m fbn_deploy.targets._tensorrt.worker MODULE``.
+"""The process that builds: ``main([MODULE])``.
 
 It reads requests from stdin and answers on stdout, one after the other, and ends when stdin does:
 also in the middle of a build, when the program that started it was killed.
@@ -65,7 +65,3 @@ def _answer(answers: BinaryIO, trt: TensorRt, request: dict[str, Any], content: 
             "layers": [dataclasses.asdict(layer) for layer in built.layers],
         }
         frames.send(answers, story, built.plan)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
