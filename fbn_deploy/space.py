@@ -68,6 +68,10 @@ def choices_from(text: str) -> dict[str, str]:
         ) from None
 
 
+def _as_it_is(architecture: Architecture) -> Mapping[str, str]:
+    return architecture
+
+
 def _always(architecture: Architecture) -> bool:
     return True
 
@@ -77,8 +81,10 @@ class SearchSpace:
     """The decisions of a space with its validity rule and canonical form.
 
     ``canonical`` maps architectures that are the same network to the same text; the search
-    evaluates each text once. By default every architecture stands for itself. ``text`` and
-    ``parse`` convert to and from the notation of the space's own literature.
+    evaluates each text once. By default every architecture stands for itself. ``pruned`` gives
+    the one of them in which nothing stands that the output does not depend on: it is what is drawn
+    and scored, so that no value hangs on such ops. ``text`` and ``parse`` convert to and from the
+    notation of the space's own literature.
     """
 
     name: str
@@ -87,6 +93,7 @@ class SearchSpace:
     canonical_form: Callable[[Architecture], str] | None = None
     text_form: Callable[[Architecture], str] | None = None
     text_parser: Callable[[str], Mapping[str, str]] | None = None
+    pruned_form: Callable[[Architecture], Mapping[str, str]] = _as_it_is
     _options: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +134,10 @@ class SearchSpace:
             return self.canonical_form(architecture)
         return ",".join(f"{name}={option}" for name, option in architecture.choices)
 
+    def pruned(self, architecture: Architecture) -> Architecture:
+        """The same network without ops that its output does not depend on."""
+        return Architecture.of(self.pruned_form(architecture))
+
     def text(self, architecture: Architecture) -> str:
         """The architecture in the notation of its literature, or as ``decision=option,…``."""
         if self.text_form is not None:
@@ -142,7 +153,7 @@ class SearchSpace:
         return self.architecture(choices_from(text))
 
     def sample(self, rng: random.Random) -> Architecture:
-        """A valid architecture, each option drawn uniformly."""
+        """A valid architecture, each option drawn uniformly, then pruned."""
         return self._first_valid(
             lambda: Architecture.of({d.name: rng.choice(d.options) for d in self.decisions})
         )
@@ -168,7 +179,7 @@ class SearchSpace:
         for _ in range(MAX_TRIES):
             architecture = draw()
             if self.is_valid(architecture):
-                return architecture
+                return self.pruned(architecture)
         raise FBNError(
             f"No valid architecture of the space {self.name!r} in {MAX_TRIES} draws; "
             "its is_valid rule refuses nearly everything."

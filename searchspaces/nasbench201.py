@@ -110,6 +110,24 @@ def canonical(architecture: Architecture) -> str:
     return "+".join(terms[3])
 
 
+def pruned(architecture: Architecture) -> dict[str, str]:
+    """The cell with ``none`` on every edge through which nothing of its input gets to its output.
+
+    The network computes the same; ops there would count in its costs and in what is read of it.
+    """
+    edges = {(j, i): architecture[f"{j}<-{i}"] for j, i in EDGES}
+    reached, used = {0}, {3}
+    for j, i in EDGES:  # rising j
+        if edges[j, i] != "none" and i in reached:
+            reached.add(j)
+    for j, i in reversed(EDGES):
+        if edges[j, i] != "none" and j in used:
+            used.add(i)
+    return {
+        f"{j}<-{i}": op if i in reached and j in used else "none" for (j, i), op in edges.items()
+    }
+
+
 def text(architecture: Architecture) -> str:
     """The arch string as NAS-Bench-201 writes it: ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``."""
     nodes = ("|".join(f"{architecture[f'{j}<-{i}']}~{i}" for i in range(j)) for j in (1, 2, 3))

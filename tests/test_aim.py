@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_confirm import BUDGET, Fake, Meter
 
-from fbn_deploy.pipeline.aim import MOST, stretches
+from fbn_deploy.pipeline.aim import MOST, aimed, stretches
 from fbn_deploy.progress import Silent
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.space import Architecture
@@ -37,6 +37,14 @@ def test_a_crowd_tells_nothing_and_its_record_stays() -> None:
     meter = Meter({"b": 14.0}, crowded="b")
     assert found(meter, BUDGET) == {BUDGET.cost: 1.0}
     assert meter.forgotten == []
+
+
+def test_candidates_are_held_against_the_budget_over_its_stretch() -> None:
+    flops = Budget("flops", 10.0)
+    assert aimed([BUDGET, flops], {BUDGET.cost: 1.2}) == (
+        Budget("latency", 8.333, "onnxruntime-cpu"), flops,
+    )  # fmt: skip
+    assert aimed([BUDGET], {BUDGET.cost: 1.0}) == (BUDGET,)
 
 
 def test_only_targets_that_are_here_are_measured_on() -> None:

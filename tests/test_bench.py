@@ -212,6 +212,19 @@ def test_listed_architectures_are_scored_with_their_own_rows(tmp_path: Path) -> 
     assert picked[0].accuracy == 92
 
 
+def test_two_spellings_of_a_network_score_and_cost_the_same(tmp_path: Path) -> None:
+    """The convolutions of one of them never reach its output."""
+    dead_ends = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|nor_conv_3x3~0|none~1|none~2|"
+    found = []
+    for number, text in enumerate((SAME_AS_CONV, dead_ends)):
+        table = write(tmp_path / f"{number}.csv", [*good_rows(12), (text, 91, 1)])
+        asked = settings(table, samples=13, indicators=("expressivity-rank", "flops"))
+        content = tiny_bench(tmp_path / f"run{number}", asked, supernet={"epochs": 0.0})
+        found.append(next(each for each in content["architectures"] if each["text"] == text))
+    assert found[0]["values"] == found[1]["values"]
+    assert found[0]["flops"] == found[1]["flops"]
+
+
 def test_listed_architectures_that_the_table_lacks_are_named(tmp_path: Path) -> None:
     table = trained_table(
         read_csv(write(tmp_path / "t.csv", good_rows(12))), CELLS, ["arch"], "accuracy"

@@ -140,6 +140,11 @@ def test_on_a_target_elsewhere_what_touches_the_budget_cannot_win() -> None:
     assert latency.asked == []
 
 
+def test_on_a_target_elsewhere_nothing_is_said_to_be_measured() -> None:
+    with pytest.raises(NothingFitsError, match=r"is predicted to meet .* ends at 10\.5 ms"):
+        won("a", {"onnxruntime-cpu": Fake({"a": 9.5}, {}, None)})
+
+
 def test_when_none_holds_the_nearest_is_named() -> None:
     latency = Fake({"a": 9.5, "b": 9.0}, {"a": 12.0, "b": 10.5}, Meter({}))
     with pytest.raises(NothingFitsError, match=r"nearest took 10\.5 ms on onnxruntime-cpu"):

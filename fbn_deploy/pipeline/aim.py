@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fbn_deploy.pipeline.latency import Latency
@@ -23,6 +24,16 @@ if TYPE_CHECKING:
     from fbn_deploy.latency.counting import Deployed
 
 MOST = 1.25  # more would be a moment of the machine, not a margin
+
+
+def aimed(budgets: Sequence[Budget], stretch: Mapping[str, float]) -> tuple[Budget, ...]:
+    """What candidates' costs are held against: each budget over its stretch, to four digits."""
+    return tuple(
+        replace(budget, limit=float(f"{budget.limit / stretch[budget.cost]:.4g}"))
+        if stretch.get(budget.cost, 1.0) > 1.0
+        else budget
+        for budget in budgets
+    )
 
 
 def stretches(
@@ -44,11 +55,11 @@ def stretches(
             found[budget.cost] = _stretch(budget, surveyed, latencies, deployed)
             task.update(number)
     for budget in here:
-        stretch = found[budget.cost]
-        if stretch > 1:
+        (aim,) = aimed([budget], found)
+        if aim != budget:
             reporter.say(
-                f"Measured with care, a network takes {stretch:.3f} times as long here: candidates "
-                f"of up to {budget.amount_of(budget.limit / stretch)} are looked for."
+                f"Measured with care, a network takes {found[budget.cost]:.3f} times as long here: "
+                f"candidates of up to {aim.text} are looked for."
             )
     return found
 

@@ -63,7 +63,7 @@ class Scorer:
     def __call__(self, architectures: Sequence[Architecture]) -> list[Mapping[str, float]]:
         """Indicator → value for each architecture. A value that is not finite is −1e30 or 1e30,
         whichever ranks last, so that it can be written as JSON."""
-        new = {self._space.canonical(each): each for each in architectures}
+        new = {self._space.canonical(each): self._space.pruned(each) for each in architectures}
         new = {canonical: each for canonical, each in new.items() if canonical not in self._known}
         names = list(new)
         for start in range(0, len(names), self._at_once):

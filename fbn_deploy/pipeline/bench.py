@@ -67,7 +67,7 @@ def bench(context: Context, asked: Asked) -> dict[str, Any]:
     rows, skipped, first_unreadable = _rows(asked, untrained.space, context.seed)
     reporter.say(_said(asked, rows, skipped, first_unreadable))
     costs = cost_table(untrained)
-    flops = [costs.flops(row.architecture) for row in rows]
+    flops = [costs.flops(untrained.space.pruned(row.architecture)) for row in rows]
 
     homes, story = _homes(context, asked)
     scored = _scored(context, asked, homes, rows)

@@ -72,6 +72,11 @@ def confirmed_winner(
             if careful == CONFIRMED_AT_MOST or len(crowded) == CROWDED_OUT_AT_MOST:
                 break
     _forget(crowded)
+    if not any(latencies[budget.target].meter for budget in limited if budget.target):
+        raise NothingFitsError(
+            f"None of {len(nearest)} candidates is predicted to meet the budget with its whole "
+            f"interval, which ends at {min(nearest)[1]} for the nearest. Allow more."
+        )
     raise NothingFitsError(
         f"None of the {len(nearest)} candidates that were measured met the budget; the nearest "
         f"took {min(nearest)[1]}. "

@@ -7,17 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fbn_deploy.errors import FBNError
+from fbn_deploy.errors import FBNError, NothingFitsError
 from fbn_deploy.files import write_json
 from fbn_deploy.indicators import needs_training
-from fbn_deploy.pipeline.aim import stretches
+from fbn_deploy.pipeline.aim import aimed, stretches
 from fbn_deploy.pipeline.answers import Coster
 from fbn_deploy.pipeline.confirm import confirmed_winner
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.pipeline.finalists import trial_scorer, with_finalists
 from fbn_deploy.pipeline.latency import UNKNOWN_MS
 from fbn_deploy.pipeline.latency_sources import latency_sources
-from fbn_deploy.pipeline.looks import looks
+from fbn_deploy.pipeline.looks import Looks, looks
 from fbn_deploy.pipeline.search_content import search_content
 from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.pipeline.stored_search import stored_search
@@ -26,7 +26,7 @@ from fbn_deploy.progress import Task
 from fbn_deploy.search import algorithms
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.search.candidates import Costs
-from fbn_deploy.search.problem import Problem, Progress
+from fbn_deploy.search.problem import Outcome, Problem, Progress
 from fbn_deploy.search.survey import sample_distinct, survey
 from fbn_deploy.space import Architecture, SearchSpace
 
@@ -74,22 +74,8 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     seen = survey(settings.budgets, [costs for _, costs in surveyed])
     reporter.say(seen.text())
     stretch = stretches(settings.budgets, surveyed, coster.latencies, coster.deployed, reporter)
-    aimed = time.monotonic()
-
-    with reporter.task("Searching", settings.candidates, "candidates") as task:
-        outcome = algorithms.load(settings.algorithm, settings.candidates).run(
-            supernet.space,
-            Problem(
-                score=ranking.score,
-                rank=ranking.rank,
-                cost=lambda candidate, budget: (
-                    coster(candidate, budget) * stretch.get(budget.cost, 1.0)
-                ),
-                budgets=settings.budgets,
-                progress=lambda progress: _show(task, progress),
-            ),
-            context.seed,
-        )
+    aimed_at = time.monotonic()
+    outcome = _outcome(context, settings, supernet.space, ranking, coster, stretch)
     ranking.shared.end()
     outcome = dataclasses.replace(outcome, population=ranking.with_second_looks(outcome.population))
     reporter.say(f"{outcome.ending} {outcome.tally.text()}")
@@ -105,8 +91,8 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     seconds = {
         "train": round(trained.seconds, 3),
         "table": round(tabled - started, 3),
-        "survey": round(aimed - tabled, 3),
-        "search": round(searched - aimed, 3),
+        "survey": round(aimed_at - tabled, 3),
+        "search": round(searched - aimed_at, 3),
         "trial": round(tried - searched, 3),
         "confirm": round(time.monotonic() - tried, 3),
         "latency": round(sum(each.seconds for each in coster.latencies.values()), 3),
@@ -126,6 +112,37 @@ def chosen_architecture(context: Context) -> Architecture:
     content = job.share(stored_search(context.run) if job.is_first else None)
     network = context.definition.network(len(context.data.classes), context.seed)
     return context.definition.search_space(network).architecture(content["best"]["architecture"])
+
+
+def _outcome(
+    context: Context,
+    settings: SearchSettings,
+    space: SearchSpace,
+    ranking: Looks,
+    coster: Coster,
+    stretch: Mapping[str, float],
+) -> Outcome:
+    """What the algorithm finds among candidates that are as far below the budgets as ``stretch``
+    says."""
+    budgets = aimed(settings.budgets, stretch)
+    algorithm = algorithms.load(settings.algorithm, settings.candidates)
+    with context.reporter.task("Searching", settings.candidates, "candidates") as task:
+        problem = Problem(
+            score=ranking.score,
+            rank=ranking.rank,
+            cost=coster,
+            budgets=budgets,
+            progress=lambda progress: _show(task, progress),
+        )
+        try:
+            return algorithm.run(space, problem, context.seed)
+        except NothingFitsError as error:
+            if budgets == settings.budgets:
+                raise
+            asked = " and ".join(budget.text for budget in settings.budgets)
+            raise NothingFitsError(
+                f"{error} (Asked: {asked}; measured with care, networks take longer here.)"
+            ) from error
 
 
 def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 A space file defines ``network(num_classes, resolution, **options) -> nn.Module`` with ``Choice``
 blocks in it. It may also define ``is_valid(architecture)``, ``canonical(architecture)``,
-``text(architecture)`` and ``parse(text)``; see ``fbn_deploy.space.SearchSpace``.
+``pruned(architecture)``, ``text(architecture)`` and ``parse(text)``; see
+``fbn_deploy.space.SearchSpace``.
 
 Where a path through the supernet is not the network that an architecture stands for (the widths of
 NAS-Bench-101 depend on the topology), the file also defines
@@ -144,6 +145,7 @@ class SpaceDefinition:
             canonical_form=getattr(self.module, "canonical", None),
             text_form=getattr(self.module, "text", None),
             text_parser=getattr(self.module, "parse", None),
+            **({"pruned_form": self.module.pruned} if hasattr(self.module, "pruned") else {}),
         )
 
     def example(self, batch: int = 1) -> torch.Tensor:
