@@ -170,6 +170,21 @@ def test_a_table_measured_without_pytorch_predicts(table_path: Path, bundle_path
     )
 
 
+def test_a_space_of_few_networks_is_not_bundled(tmp_path: Path) -> None:
+    (tmp_path / "few.py").write_text(
+        "from torch import nn\n"
+        "from fbn_deploy.supernet.choice import Choice\n\n"
+        "def network(num_classes, resolution):\n"
+        "    ops = {f'k{k}': nn.Conv2d(3, 4, k, padding=k // 2) for k in (1, 3, 5)}\n"
+        "    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)]\n"
+        "    return nn.Sequential(Choice('op', ops), *head)\n"
+    )
+    space, out = definition(str(tmp_path / "few.py"), 8), tmp_path / "few.fbn"
+    with pytest.raises(FBNError, match=r"has 3 networks that differ; .* needs 10"):
+        bundle(space, 10, 1, out, Silent())
+    assert not out.exists()
+
+
 def test_a_bundle_in_int8_is_measured_in_int8_and_searched_against_for_int8_only(
     device: Callable[..., Any], tmp_path: Path
 ) -> None:

@@ -22,7 +22,8 @@ from fbn_deploy.latency.housekeeping import (
     read_records,
     write_records,
 )
-from fbn_deploy.latency.record import LatencyRecord
+from fbn_deploy.latency.record import LatencyRecord, conditions_of
+from fbn_deploy.latency.timing import QUICK
 from fbn_deploy.targets import ready_target
 
 
@@ -68,6 +69,15 @@ def test_records_of_this_machine_are_kept_when_others_are_pruned() -> None:
         power=target.power_state(),
     )
     assert chosen([here, made("b")], Wanted(other_conditions=True)) == [made("b")]
+
+
+def test_records_of_more_threads_than_cores_are_of_this_machine_too() -> None:
+    target = ready_target("onnxruntime-cpu")
+    conditions = conditions_of(
+        target, network="a", inputs={}, batch=1, threads=10_000, precision="fp32", protocol=QUICK
+    )
+    assert "cores" in conditions.settings
+    assert chosen([record(conditions)], Wanted(other_conditions=True)) == []
 
 
 def test_nothing_is_pruned_unless_it_is_named() -> None:

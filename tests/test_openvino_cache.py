@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from test_targets import images, small_network
 
@@ -49,6 +50,19 @@ def test_a_file_is_compiled_once_for_its_settings_and_answers_the_same(
     model.write_bytes(small_network(value=0.2))
     assert not np.array_equal(answer(model), expected)
     assert len(blobs(folder)) == 3
+
+
+def test_other_weights_beside_a_model_are_another_model(folder: Path, tmp_path: Path) -> None:
+    answers = []
+    for value in (0.1, 0.2):
+        model = onnx.ModelProto.FromString(small_network(value=value))
+        (tmp_path / "w.bin").unlink(missing_ok=True)
+        onnx.save(
+            model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin",
+            size_threshold=0,
+        )  # fmt: skip
+        answers.append(answer(tmp_path / "m.onnx"))
+    assert not np.array_equal(*answers)
 
 
 def test_candidates_of_a_search_leave_no_blobs(folder: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -227,6 +230,46 @@ def test_behind_a_process_in_a_crowd_others_do_not_wait_for_it_to_end(
     monkeypatch.setattr(confirm, "record_from_fresh_process", measure)
     LatencyMeter(ready_target("onnxruntime-cpu")).confirm_in_fresh_process(relu(), processes=4)
     assert patience == [True, True, False, False]
+
+
+def test_a_confirmation_does_not_mind_where_the_user_stands_nor_what_libraries_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "statistics.py").write_text("print('mine')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONEDNN_VERBOSE", "1")
+    meter = LatencyMeter(ready_target("onnxruntime-cpu"))
+    assert meter.confirm_in_fresh_process(relu(), processes=1, protocol="quick").value_ms > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks /proc for processes")
+def test_a_confirmation_ends_when_whoever_asked_is_killed() -> None:
+    program = (
+        "from test_slowdown import relu\n"
+        "from fbn_deploy.latency.meter import LatencyMeter\n"
+        "from fbn_deploy.targets import ready_target\n"
+        "LatencyMeter(ready_target('onnxruntime-cpu')).confirm_in_fresh_process(relu())\n"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", program], cwd=Path(__file__).parent)
+    children = Path(f"/proc/{asking.pid}/task/{asking.pid}/children")
+    try:
+        while not (found := children.read_text().split()):
+            assert asking.poll() is None
+            time.sleep(0.05)
+    finally:
+        asking.kill()
+        asking.wait()
+    deadline = time.monotonic() + 60
+    while _is_running(found[0]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_running(found[0])
+
+
+def _is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def relu() -> bytes:

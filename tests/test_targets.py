@@ -44,6 +44,21 @@ def small_network(batch: int | str = 1, channels: int = 4, value: float = 0.1) -
     return content
 
 
+def too_large() -> bytes:
+    """x repeated to 16 GB: it can be opened."""
+    repeats = numpy_helper.from_array(np.array([1, 1 << 22]), "repeats")
+    graph = helper.make_graph(
+        [helper.make_node("Tile", ["x", "repeats"], ["y"])],
+        "large",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1024])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [repeats],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    content: bytes = model.SerializeToString()
+    return content
+
+
 def images(batch: int = 1, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((batch, 3, 8, 8)).astype(np.float32)
 
@@ -203,3 +218,11 @@ def test_importing_the_targets_loads_no_runtime() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False
     )
     assert answer.returncode == 0, answer.stderr
+
+
+def test_a_run_that_fails_is_one_error() -> None:
+    inputs = {"x": np.zeros((1, 1024), np.float32)}
+    with ready_target("onnxruntime-cpu").open(too_large(), batch=1, threads=1) as session:
+        for run in (session.enqueue, lambda: session.run(inputs)):
+            with pytest.raises(FBNError, match=r"does not run on target 'onnxruntime-cpu': .*Tile"):
+                run()

@@ -16,12 +16,13 @@ from test_tensorrt_engines import needs_builder
 from test_tensorrt_session import expected
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.targets import _cuda
 from fbn_deploy.targets._engines import EngineOptions
 from fbn_deploy.targets._tensorrt.builder import BuilderProcess, BuiltEngine
 from fbn_deploy.targets._tensorrt.package import TENSORRT_RTX, Package
 from fbn_deploy.targets._tensorrt.target import TensorRtTarget
-from fbn_deploy.targets._tensorrt.timing_cache import cache_path
+from fbn_deploy.targets._tensorrt.timing_cache import TimingCache, cache_path
 
 PACKAGE = Package("played_trt", "TensorRT", "Install it", False, False)
 LISTED = SimpleNamespace(SM80=1, SM89=2, SM120=3)
@@ -82,6 +83,32 @@ def test_the_engine_that_was_delivered_is_the_one_that_is_measured(
     assert builder.built == 2  # type: ignore[attr-defined]
 
 
+def test_a_latency_knows_how_the_engine_was_built_that_it_is_of(
+    target: TensorRtTarget, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(small_network())
+    assert target.settings_of(model, 1) == target.settings
+    options = EngineOptions(optimization_level=0, version_compatible=True)
+    target.engine_from_onnx(model, target.engine_path(model), options=options)
+    built = {"optimization_level": "0", "version_compatible": "yes"}
+    for each in (model, target.engine_path(model)):
+        assert target.settings_of(each, 1) == {**target.settings, **built}
+        meter = LatencyMeter(target, batch=1)
+        assert meter.measure(each).conditions.settings == {**target.settings, **built}
+    assert target.settings_of(model, 2) == target.settings  # the engine takes no such batch
+
+
+def test_an_engine_without_its_story_is_not_taken_for_a_model(
+    target: TensorRtTarget, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(small_network())
+    target.engine_path(model).write_bytes(b"killed before its story was written")
+    target.open(model, batch=1, threads=1).close()
+    assert target._builder.built == 1  # type: ignore[attr-defined]
+
+
 def test_an_engine_of_another_gpu_is_not_taken_for_a_model_and_refused_by_name(
     target: TensorRtTarget, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,6 +152,11 @@ def test_timings_are_kept_apart_by_gpu_version_driver_and_flags(
 
 
 @needs_builder
+def test_a_timing_cache_that_cannot_be_written_fails_no_build(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    TimingCache(tmp_path / "file" / "cache").add(SimpleNamespace(), b"learnt")  # type: ignore[arg-type]
+
+
 def test_the_timing_cache_is_written_whole_and_a_damaged_one_does_no_harm(tmp_path: Path) -> None:
     path = cache_path(tmp_path, {"gpu": "none"}, "timing")
     builder = BuilderProcess(TENSORRT_RTX)

@@ -76,9 +76,11 @@ def conditions_of(
     precision: str,
     protocol: TimingProtocol,
     process: int = 0,
+    settings: Mapping[str, str] | None = None,
 ) -> Conditions:
-    """The conditions here and now on ``target``."""
+    """The conditions here and now on ``target``, whose ``settings`` are taken unless given."""
     cores = len(allowed_cores() or range(threads))
+    few = {"cores": str(cores)} if cores < threads else {}
     return Conditions(
         target=target.name,
         device=target.device(),
@@ -88,7 +90,7 @@ def conditions_of(
         network=network,
         inputs=dict(inputs),
         versions=target.versions(),
-        settings={**target.settings, **({"cores": str(cores)} if cores < threads else {})},
+        settings={**(settings or target.settings), **few},
         power=target.power_state(),
         protocol=protocol.label,
         process=process,

@@ -85,12 +85,25 @@ def driver_release() -> str:
     return _nvidia_smi("driver_version")
 
 
+def _bus_id() -> str:
+    """The first GPU's PCI address. CUDA's first device may be another one than nvidia-smi's:
+    CUDA_VISIBLE_DEVICES picks and orders them."""
+    driver = _driver()
+    assert driver is not None
+    handle = ctypes.c_int()
+    address = ctypes.create_string_buffer(_NAME_LENGTH)
+    driver.cuDeviceGet(ctypes.byref(handle), 0)
+    driver.cuDeviceGetPCIBusId(address, _NAME_LENGTH, handle)
+    return address.value.decode(errors="replace")
+
+
 def _nvidia_smi(query: str) -> str:
     """One number about the first GPU; empty when nvidia-smi is absent or does not know it."""
     program = shutil.which("nvidia-smi")
-    if program is None:
+    if program is None or driver_problem() is not None:
         return ""
-    command = [program, "--id=0", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
+    command = [program, f"--id={_bus_id()}", f"--query-gpu={query}"]
+    command.append("--format=csv,noheader,nounits")
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

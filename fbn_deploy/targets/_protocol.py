@@ -167,3 +167,12 @@ class Parallel(Protocol):
         """(runs a second over about ``seconds``, requests in flight: as many as the runtime
         finds best). Raises ``FBNError`` like ``Target.open``."""
         ...
+
+
+@runtime_checkable
+class Delivers(Protocol):
+    """A target that takes for a model an engine that was built of it before."""
+
+    def settings_of(self, model: Path, batch: int) -> dict[str, str]:
+        """``Target.settings``, as they are for what ``open`` takes for ``model``."""
+        ...

@@ -131,6 +131,19 @@ class TensorRtTarget(OnCuda):
             return plan, str(engine), EngineOptions(**story["options"])
         return self._built(model, options).plan, f"The engine of {model}", options
 
+    def settings_of(self, model: Path, batch: int) -> dict[str, str]:
+        """``settings``, with the options of the engine that ``open`` takes for ``model``."""
+        engine = model if model.suffix == engine_file.SUFFIX else self.engine_path(model)
+        if model != engine and not self._delivered(model, engine, batch):
+            return self.settings
+        options = EngineOptions(**engine_file.story_of(engine)["options"])
+        built = {"optimization_level": str(options.optimization_level)}
+        if options.version_compatible:
+            built["version_compatible"] = "yes"
+        if options.hardware != "this":
+            built["hardware"] = options.hardware
+        return {**self.settings, **built}
+
     def check_options(self, options: EngineOptions) -> None:
         if options.hardware != "this" and self.package.portable_engines:
             raise FBNError(
@@ -144,9 +157,10 @@ class TensorRtTarget(OnCuda):
 
     def _delivered(self, model: Path, engine: Path, batch: int) -> bool:
         """Whether ``engine`` was made from ``model`` and takes ``batch``."""
-        if not engine.is_file():
+        try:
+            story = engine_file.story_of(engine)
+        except FBNError:  # none there, or one whose writing was killed
             return False
-        story = engine_file.story_of(engine)
         options = EngineOptions(**story["options"])
         largest = options.max_batch or options.batch
         takes = batch <= largest if options.max_batch else batch == largest
