@@ -232,22 +232,31 @@ def profiled(
 
 
 def quantized(
-    run: Path, drop: float = 0.01, latency_ms: float = 0.8, precision: str = "int8"
+    run: Path,
+    drop: float = 0.01,
+    latency_ms: float = 0.8,
+    precision: str = "int8",
+    **changes: Any,
 ) -> Path:
-    """A run with a model in int8 or another precision."""
+    """A run with a model in int8 or another precision, as an older version wrote it, but for
+    ``changes``."""
     (run / f"model.{precision}.onnx").write_bytes(precision.encode())
     write(
         run / f"verify.{precision}.json",
-        model=f"model.{precision}.onnx",
-        precision=precision,
-        max_drop=2.0,
-        calibration={"method": "mse", "images": 500, "model_hash": "a", "data_hash": "b"},
-        activations="uint8",
-        kept_fp32=["stem.conv/Conv"],
-        sensitivity={"stem.conv/Conv": 1e-2, "head.conv/Conv": 1e-4},
-        results=[check(0.9 - drop)],
-        speed=[{"target": "onnxruntime-cpu", "latency_ms": latency_ms, "fp32_latency_ms": 1.5}],
-    )
+        **{
+            "model": f"model.{precision}.onnx",
+            "precision": precision,
+            "max_drop": 2.0,
+            "calibration": {"method": "mse", "images": 500, "model_hash": "a", "data_hash": "b"},
+            "activations": "uint8",
+            "kept_fp32": ["stem.conv/Conv"],
+            "sensitivity": {"stem.conv/Conv": 1e-2, "head.conv/Conv": 1e-4},
+            "results": [check(0.9 - drop)],
+            "speed": [{"target": "onnxruntime-cpu", "latency_ms": latency_ms,
+                       "fp32_latency_ms": 1.5}],
+        }
+        | changes,
+    )  # fmt: skip
     return run
 
 
@@ -269,6 +278,28 @@ def built(run: Path, *, verified: bool = False, **changes: Any) -> Path:
         }
         | changes,
     )
+    return run
+
+
+def hashed(run: Path) -> Path:
+    """The run with the hash of every file that a JSON file in it speaks of; ``exported`` and the
+    others write as older versions did, which knew none."""
+    digests = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in run.iterdir()
+        if path.suffix != ".json"
+    }
+    for path in run.glob("*.json"):
+        content = json.loads(path.read_text())
+        name = path.name.removesuffix(".json")
+        if name.startswith(("verify", "profile")):
+            model = name.replace("verify", "model").replace("profile", "model") + ".onnx"
+            content["onnx_sha256"] = digests[model]
+        if name.startswith("verify"):
+            content["subnet_sha256"] = digests["subnet.safetensors"]
+        if name.endswith(".engine"):
+            content |= {"bytes": (run / name).stat().st_size, "sha256": digests[name]}
+        path.write_text(json.dumps(content))
     return run
 
 

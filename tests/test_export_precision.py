@@ -21,6 +21,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.export.precision import sensitivity as sensitivities
 from fbn_deploy.export.precision.form import Form
 from fbn_deploy.export.verification import verify
+from fbn_deploy.files import sha256_of
 from fbn_deploy.pipeline import precision as stage
 from fbn_deploy.pipeline.context import Context, Given, open_run
 from fbn_deploy.pipeline.deploy import precision_form
@@ -85,6 +86,21 @@ def test_deploy_leaves_a_verified_int8_model_with_its_ranges(run: Path) -> None:
     ranges = json.loads((run / "calibration.mse.json").read_text())
     assert ranges["count"] == 64
     assert ranges["data_hash"] == verified["calibration"]["data_hash"]
+
+
+def test_verifications_say_what_they_were_told_and_which_network_they_are_of(run: Path) -> None:
+    verified = json.loads((run / "verify.int8.json").read_text())
+    told = {**dataclasses.asdict(INT8), "keep_fp32": []}
+    assert verified["settings"] == told
+    for name in ("verify.json", "verify.int8.json"):
+        content = json.loads((run / name).read_text())
+        assert content["subnet_sha256"] == sha256_of(run / "subnet.safetensors")
+
+
+def test_a_profile_says_the_hash_of_its_file_and_the_report_compares_it(run: Path) -> None:
+    content = json.loads((run / "profile.int8.json").read_text())
+    assert content["onnx_sha256"] == sha256_of(run / "model.int8.onnx")
+    assert "does not hold" not in (run / "report.html").read_text()
 
 
 def test_int8_weights_fit_the_processor(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -60,6 +61,19 @@ def test_every_target_profiles_whole_and_layers(target: Target, tmp_path: Path) 
     assert sum(layer.share for layer in profile.layers) == pytest.approx(1.0)
     profile.save(tmp_path / "profile.json")
     assert NetworkProfile.load(tmp_path / "profile.json") == profile
+
+
+def test_a_profile_of_a_file_says_its_hash_and_an_older_one_says_none(tmp_path: Path) -> None:
+    model, path = tmp_path / "model.onnx", tmp_path / "profile.json"
+    model.write_bytes(small_network())
+    profile = profile_network(model, READY[0], protocol="quick")
+    assert profile.onnx_sha256 == hashlib.sha256(small_network()).hexdigest()
+    profile.save(path)
+    assert NetworkProfile.load(path) == profile
+    content = json.loads(path.read_text())
+    del content["onnx_sha256"]
+    path.write_text(json.dumps(content))
+    assert NetworkProfile.load(path).onnx_sha256 == ""
 
 
 def test_the_json_has_a_schema_number_the_story_and_the_layers(tmp_path: Path) -> None:

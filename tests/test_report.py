@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -198,9 +199,42 @@ def test_commands_that_do_it_again_can_be_read_by_the_commands(tmp_path: Path) -
     assert "--precision" not in search
     assert retrain == "fbn retrain again --recipe quick --set epochs=5"
     assert export == "fbn export again"
-    assert int8.startswith("fbn export again --precision int8 --max-drop 2 --calibration mse")
+    assert int8 == "fbn export again --precision int8 --max-drop 2 --keep-fp32 stem.conv/Conv"
     assert engine == "fbn export again --target tensorrt --build-only --batch 1"
     assert (profile, report) == ("fbn profile again", "fbn report again")
+
+
+def test_commands_say_all_that_an_export_was_told(tmp_path: Path) -> None:
+    told = {"precision": "int8", "max_drop": 1.5, "calibration": "entropy",
+            "calibration_images": 300, "calibration_batch": 4, "calibration_seed": 0,
+            "keep_fp32": ["stem"], "equalize": True, "weights_by_mse": True,
+            "analyze": True}  # fmt: skip
+    run = quantized(whole(tmp_path), settings=told, kept_fp32=["stem", "head.conv/Conv"])
+    changes = {"model": "model.int8.onnx", "precision": "int8"}
+    *_, int8, engine, _, _ = commands(built(run, **changes, onnx_sha256=""))
+    options = (
+        "--max-drop 1.5 --calibration entropy --calibration-images 300 --calibration-batch 4 "
+        "--calibration-seed 0 --equalize --weights-by-mse --analyze --keep-fp32 stem "
+        "--keep-fp32 head.conv/Conv"
+    )
+    assert int8 == f"fbn export again --precision int8 {options}"
+    first = "fbn export again --target tensorrt --precision int8"
+    assert engine == f"{first} {options} --build-only --batch 1"
+
+
+def test_commands_of_an_older_export_say_what_it_wrote_down(tmp_path: Path) -> None:
+    calibration = {"method": "percentile", "images": 300}
+    run = quantized(whole(tmp_path), calibration=calibration, weights_by_mse=True, kept_fp32=[])
+    options = "--max-drop 2 --calibration percentile --calibration-images 300 --weights-by-mse"
+    assert f"fbn export again --precision int8 {options}" in commands(run)
+
+
+def test_commands_leave_out_what_is_told_by_default() -> None:
+    from fbn_deploy.pipeline.precision import PrecisionSettings
+    from fbn_deploy.report.sections.reproduce import PRECISION
+
+    defaults = dataclasses.asdict(PrecisionSettings("int8"))
+    assert defaults == {"precision": "int8", "keep_fp32": (), **PRECISION}
 
 
 def searched_and_trained(tmp_path: Path) -> Path:

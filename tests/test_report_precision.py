@@ -163,7 +163,7 @@ def test_an_fp32_file_that_failed_beside_what_ships_is_looked_at(tmp_path: Path)
 def test_an_int8_file_of_another_training_is_seen_by_its_accuracy(tmp_path: Path) -> None:
     run = whole_in(tmp_path)
     trained(run, accuracy=0.95)
-    assert verdict(run).headline == "Look before you ship: verification"
+    assert verdict(run).headline == "Look before you ship: model.int8.onnx"
 
 
 def test_commands_do_a_search_in_int8_again_in_int8(tmp_path: Path) -> None:

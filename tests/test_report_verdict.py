@@ -92,7 +92,7 @@ def test_a_budget_of_another_device_is_not_held_against_this_one(tmp_path: Path)
 def test_a_file_of_another_training_is_seen_by_its_accuracy(tmp_path: Path) -> None:
     run = whole(tmp_path)
     trained(run, accuracy=0.95)
-    assert verdict(run).headline == "Look before you ship: verification"
+    assert verdict(run).headline == "Look before you ship: model.onnx"
 
 
 def test_another_network_than_was_chosen_speaks_against_shipping(tmp_path: Path) -> None:

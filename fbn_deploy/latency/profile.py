@@ -54,6 +54,8 @@ class NetworkProfile:
     layers: tuple[Layer, ...]
     runs: int
     """Runs over which each layer's time is an interquartile mean."""
+    onnx_sha256: str = ""
+    """Of the ONNX file; empty where no file was profiled, or by an older version."""
 
     @property
     def sum_ms(self) -> float:
@@ -64,6 +66,7 @@ class NetworkProfile:
         """The content of ``profile.json``."""
         return {
             "schema": SCHEMA,
+            "onnx_sha256": self.onnx_sha256,
             "latency": self.record.as_json(),
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
             "layers_sum_ms": self.sum_ms,
@@ -91,6 +94,7 @@ class NetworkProfile:
                     for layer in value["layers"]
                 ),
                 runs=value["layers_runs"],
+                onnx_sha256=value.get("onnx_sha256", ""),
             )
         except (KeyError, TypeError) as error:
             raise FBNError(f"{path} is no profile: {error!r}.") from error
@@ -113,14 +117,15 @@ def profile_network(
         precision=precision,
         pace=known_pace(target.device()),
     )
-    record = meter.measure(model, protocol)
     source, proto = proto_from(model)
+    digest = files.sha256_of(model) if isinstance(model, Path) else ""
+    record = meter.measure(model, protocol)
     runs = round(min(max(_LAYERS_MS / record.value_ms, _MIN_RUNS), _MAX_RUNS))
     with target.open(
         source, batch=batch, threads=threads, precision=precision, profile=True
     ) as session:
         times = session.layers(runs)
-    return NetworkProfile(record, named_layers(times, proto), runs)
+    return NetworkProfile(record, named_layers(times, proto), runs, digest)
 
 
 def named_layers(times: list[LayerTime], model: onnx.ModelProto) -> tuple[Layer, ...]:

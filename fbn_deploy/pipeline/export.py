@@ -35,6 +35,7 @@ def export_subnet(
     name only then. Raises ``FBNError`` when a verification fails; then no file is left.
     """
     run, reporter = context.run, context.reporter
+    subnet_sha256 = sha256_of(run.subnet)
     reporter.say("Exporting to ONNX and folding BatchNorms away")
     exported = onnx_from_module(network, context.definition.resolution)
     folded, report = fold_affine(exported, as_convolution=as_convolution)
@@ -50,6 +51,7 @@ def export_subnet(
         "schema": SCHEMA,
         "model": run.model.name,
         "onnx_sha256": sha256_of(run.model),
+        "subnet_sha256": subnet_sha256,
         "batchnorms": {"before": report.batchnorm_before, "after": report.batchnorm_after},
         "results": [result.as_json() for result in results],
     }

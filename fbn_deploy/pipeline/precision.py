@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +121,9 @@ def export_precision(
             "asked), so nothing could be verified. Pass a --target that does; fbn targets lists "
             "them."
         )
+    subnet_sha256 = sha256_of(context.run.subnet)
     model = _folded(context, network, settings, form)
-    gate = _Gate(context, network, settings, able, form)
+    gate = _Gate(context, network, settings, able, form, subnet_sha256)
     if settings.precision == "int8":
         return gate.int8(model)
     typed = typed_fp16(model) if settings.precision == "fp16" else typed_bf16(model)
@@ -152,6 +153,7 @@ class _Gate:
     settings: PrecisionSettings
     targets: Sequence[Target]
     form: Form
+    subnet_sha256: str = ""
 
     def int8(self, model: ir.Model) -> dict[str, Any]:
         """The most that passes: all layers, or all but the 1, 2, 4, … most sensitive ones."""
@@ -231,7 +233,9 @@ class _Gate:
             "schema": SCHEMA,
             "model": path.name,
             "onnx_sha256": sha256_of(path),
+            "subnet_sha256": self.subnet_sha256,
             "precision": settings.precision,
+            "settings": asdict(settings),
             "max_drop": settings.max_drop,
             **about,
             "results": [{**result.as_json(), "passed": True} for result in results],

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fbn_deploy.report.fields import Fields
+from fbn_deploy.report.fields import Fields, shown
 
 SCHEMA = 1
 
@@ -40,6 +40,8 @@ class Export:
     checks: tuple[Check, ...]
     onnx_sha256: str
     """Of the file that was verified; empty where an older version verified it."""
+    subnet_sha256: str
+    """Of the trained network's file that it was exported from; empty as above."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,10 @@ class Precision:
     sensitivity: Mapping[str, float]
     """Layer → relative squared error of the outputs with it alone in int8."""
     calibration: Mapping[str, str]
+    settings: Mapping[str, str]
+    """Option → what was told; an older version wrote down some of them."""
     onnx_sha256: str
+    subnet_sha256: str
     activations: str
     """``int8`` or ``uint8``; empty where nothing says."""
 
@@ -94,6 +99,9 @@ class Engine:
     """An engine file by the story beside it."""
 
     name: str
+    bytes: int | None
+    sha256: str
+    """Of the engine; ``onnx_sha256`` is of the model that it was built from."""
     target: str
     version: str
     device: Mapping[str, str]
@@ -119,6 +127,7 @@ def read_export(path: Path) -> Export:
         batchnorms_after=folded.count_or_none("after"),
         checks=tuple(_check(each) for each in content.parts("results")),
         onnx_sha256=content.text("onnx_sha256", ""),
+        subnet_sha256=content.text("subnet_sha256", ""),
     )
 
 
@@ -162,7 +171,9 @@ def read_precision(path: Path) -> Precision:
             for name, text in content.named_texts("calibration").items()
             if not name.endswith("_hash")
         },
+        settings=_settings(content),
         onnx_sha256=content.text("onnx_sha256", ""),
+        subnet_sha256=content.text("subnet_sha256", ""),
         activations=content.text("activations", ""),
     )
 
@@ -173,6 +184,8 @@ def read_engine(path: Path) -> Engine:
     build = content.part("build")
     return Engine(
         name=path.name.removesuffix(".json"),
+        bytes=content.count_or_none("bytes"),
+        sha256=content.text("sha256", ""),
         target=content.text("target"),
         version=content.text("version", ""),
         device=content.named_texts("device"),
@@ -185,6 +198,19 @@ def read_engine(path: Path) -> Engine:
         layers=build.length("layers"),
         check=_check(content.part("verification")) if "verification" in content else None,
     )
+
+
+def _settings(content: Fields) -> dict[str, str]:
+    """What an export was told; older versions say a part of it, in other places."""
+    calibration = content.named_texts("calibration")
+    places = {
+        "max_drop": shown(content.number_or_none("max_drop")),
+        "weights_by_mse": shown(content.flag("weights_by_mse")),
+        "calibration": calibration.get("method", "none"),
+        "calibration_images": calibration.get("images", "none"),
+    }
+    told = {name: text for name, text in places.items() if text != "none"}
+    return told | content.named_texts("settings")
 
 
 def _check(content: Fields) -> Check:

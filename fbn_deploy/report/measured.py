@@ -27,6 +27,8 @@ class Profile:
     record: Record
     layers: tuple[Layer, ...]
     runs: int
+    onnx_sha256: str
+    """Of the file that was profiled; empty where an older version profiled it."""
 
     @property
     def sum_ms(self) -> float:
@@ -51,6 +53,7 @@ def read_profile(path: Path) -> Profile:
             for each in content.parts("layers")
         ),
         runs=content.count_or_none("layers_runs") or 0,
+        onnx_sha256=content.text("onnx_sha256", ""),
     )
 
 

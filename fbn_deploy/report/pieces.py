@@ -116,6 +116,11 @@ def absent(*children: Child) -> Markup:
     return tag("p", children, class_="absent")
 
 
+def doubtful(name: str, doubt: str) -> Markup:
+    """That what follows does not hold of the file ``name``."""
+    return absent(badge("does not hold", "look"), " ", code(name), f": {doubt}.")
+
+
 def not_done(stage: Stage) -> Markup:
     """That a stage left nothing yet, and the command that does it."""
     return absent(badge("Not done yet", "open"), f" It gives {stage.gives}: ", code(stage.command))

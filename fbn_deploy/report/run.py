@@ -27,6 +27,8 @@ from fbn_deploy.report.trained import Training, Unfinished, read_training, read_
 from fbn_deploy.rundir import SCHEMA, RunDir
 
 Read = TypeVar("Read")
+# Images whose class two runs of one network may see differently, and as a share of all.
+_SAME_IMAGES, _SAME_SHARE = 2, 0.005
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Run:
     """Split → number of its images."""
     search: Search | None
     training: Training | None
+    subnet_sha256: str
+    """Of the trained network's file."""
     unfinished: Unfinished | None
     folding: Folding | None
     export: Export | None
@@ -104,10 +108,11 @@ class Run:
     @property
     def shipped(self) -> Export | Precision | None:
         """How the file that ships was verified; None: that is not done, or it is not there."""
-        if self.precision == FP32:
-            return self.export
-        found = (each for each in self.precisions if each.name == self.precision)
-        return next(found, None) if self.file(self.model) else None
+        told: Export | Precision | None = self.export
+        if self.precision != FP32:
+            found = (each for each in self.precisions if each.name == self.precision)
+            told = next(found, None)
+        return told if self.file(self.model) else None
 
     @property
     def verified(self) -> list[Export | Precision]:
@@ -116,17 +121,75 @@ class Run:
         return [each for each in (self.shipped, *others) if each]
 
     @property
+    def told(self) -> list[Export | Precision]:
+        """All that was verified, also files that are not here any more."""
+        return [each for each in (self.export, *self.precisions) if each]
+
+    def doubt(self, told: Export | Precision) -> str:
+        """Why ``told`` does not hold of what lies here; empty where nothing says so.
+
+        A hash that an older version did not write down says nothing.
+        """
+        file = self.file(told.model)
+        if file is None:
+            return "the file that was verified is not here"
+        if told.onnx_sha256 not in ("", file.sha256):
+            return "another file than lies here was verified"
+        if self._is_of_another_network(told):
+            return "another network than is trained now was verified"
+        return ""
+
+    def damage(self, engine: Engine) -> str:
+        """Why the file of ``engine`` is not the one that was built; empty where nothing says so."""
+        file = self.file(engine.name)
+        if file is None:
+            return "its story is here, and the engine is not"
+        if engine.bytes not in (None, file.bytes):
+            return f"not whole: {file.bytes:,} bytes, and {engine.bytes:,} were written"
+        if engine.sha256 not in ("", file.sha256):
+            return "damaged: its content is not what was written"
+        return ""
+
+    def other_source(self, engine: Engine) -> str:
+        """Why ``engine`` is not of the model that lies here; empty where nothing says so."""
+        source = self.file(engine.model)
+        if source and engine.onnx_sha256 not in ("", source.sha256):
+            return f"built from another {engine.model} than lies here"
+        told = [each for each in self.told if each.model == engine.model]
+        if any(map(self._is_of_another_network, told)):
+            return "built from another network than is trained now"
+        return ""
+
+    def _is_of_another_network(self, told: Export | Precision) -> bool:
+        """By the hash of the trained network's file; without one, by the accuracy."""
+        if self.training is None:
+            return False
+        if told.subnet_sha256:
+            return told.subnet_sha256 != self.subnet_sha256
+        accuracy = self.training.accuracy
+        return any(
+            abs(accuracy - check.accuracy_trained) * check.images
+            > max(_SAME_IMAGES, _SAME_SHARE * check.images)
+            for check in told.checks
+        )
+
+    @property
     def least_accurate(self) -> Check | None:
         """Where what ships is in another precision: its target with the lowest accuracy. In fp32
-        it has that of the trained network."""
-        if self.shipped is None or self.precision == FP32:
+        it has that of the trained network; None also of a file that was not verified."""
+        if self.shipped is None or self.precision == FP32 or self.doubt(self.shipped):
             return None
         return min(self.shipped.checks, key=lambda check: check.accuracy_exported, default=None)
 
     @property
     def profile(self) -> Profile | None:
-        """Of the file that ships."""
-        return self.profiles.get(self.model)
+        """Of the file that ships; None where it is of another one."""
+        return None if self.profiles_another(self.model) else self.profiles.get(self.model)
+
+    def profiles_another(self, name: str) -> bool:
+        """Whether there is a profile of ``name`` that says the hash of another file."""
+        profile, file = self.profiles.get(name), self.file(name)
+        return bool(profile and file and profile.onnx_sha256 not in ("", file.sha256))
 
     def records(self) -> list[tuple[str, Record]]:
         """Every latency record with what it is of."""
@@ -137,7 +200,10 @@ class Run:
                     (f"confirmation on {target}, process {number}", record)
                     for number, record in enumerate(confirmation.records, 1)
                 ]
-        return found + [(name, profile.record) for name, profile in self.profiles.items()]
+        return found + [
+            (f"another {name}" if self.profiles_another(name) else name, profile.record)
+            for name, profile in self.profiles.items()
+        ]
 
 
 def read_run(path: Path) -> Run:
@@ -169,9 +235,10 @@ def read_run(path: Path) -> Run:
         images=read(run.split, _images) or {},
         search=read(run.search, read_search),
         training=read(run.subnet, read_training),
+        subnet_sha256=read(run.subnet, sha256_of) or "",
         unfinished=read(run.subnet_checkpoint, read_unfinished),
         folding=read(run.fold_report, read_folding),
-        export=read(run.verify, read_export) if run.model.is_file() else None,
+        export=read(run.verify, read_export),
         precisions=read_all(map(run.precision_verify, run.precisions()), read_precision),
         profiles={
             name: profile

@@ -20,7 +20,6 @@ from fbn_deploy.report.amounts import (
     relative,
     speedup,
 )
-from fbn_deploy.report.exported import Check
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.searched import Search
 from fbn_deploy.report.stages import missing, precision_option, profile_command
@@ -33,8 +32,6 @@ HEADLINES = {
     LOOK: "Look before you ship",
     GOOD: "Ready to ship",
 }
-# Images whose class two runs of one network may see differently, and as a share of all.
-_SAME_IMAGES, _SAME_SHARE = 2, 0.005
 
 
 @dataclass(frozen=True)
@@ -163,17 +160,15 @@ def _accuracy(run: Run) -> Iterator[Finding]:
 
 
 def _verification(run: Run) -> Iterator[Finding]:
-    """Of the file that ships; of ``model.onnx`` beside it, only what is wrong decides anything."""
+    """Of the file that ships; of others, only what is wrong decides anything."""
     if run.shipped is None:
         yield Finding(OPEN, "verification", f"Not exported yet: {missing(run)['export'].command}")
+    for told in run.told:
+        if doubt := run.doubt(told):
+            yield Finding(LOOK, told.model, _export_again(doubt))
     for export in run.verified:
-        file = run.file(export.model)
-        if file and export.onnx_sha256 and file.sha256 != export.onnx_sha256:
-            yield Finding(
-                LOOK,
-                export.model,
-                "Another file than lies here was verified; export it again.",
-            )
+        if run.doubt(export):
+            continue
         good, bad = (GOOD, BAD) if export is run.shipped else (NOTE, LOOK)
         for check in export.checks:
             yield Finding(
@@ -183,26 +178,24 @@ def _verification(run: Run) -> Iterator[Finding]:
                 f"{check.images:,} images, largest relative error "
                 f"{relative(check.max_relative_error)}.",
             )
-    shipped = run.shipped.checks if run.shipped else ()
-    if run.training and any(_other_network(run, check) for check in shipped):
-        yield Finding(
-            LOOK,
-            "verification",
-            "The network that was verified had another accuracy than the one that is trained now. "
-            "Export it again.",
-        )
 
 
-def _other_network(run: Run, check: Check) -> bool:
-    assert run.training is not None, "Asked of a trained network only."
-    difference = abs(run.training.accuracy - check.accuracy_trained)
-    return difference * check.images > max(_SAME_IMAGES, _SAME_SHARE * check.images)
+def _export_again(doubt: str) -> str:
+    return f"{doubt[0].upper()}{doubt[1:]}; export it again."
 
 
 def _latency(run: Run, search: Search) -> Iterator[Finding]:
     """The shipped file's own latency: the budget was confirmed on its graph, before training."""
     about = "latency of the file"
     if run.shipped is None:
+        return
+    if run.profiles_another(run.model):
+        yield Finding(
+            LOOK,
+            about,
+            f"The profile is of another {run.model} than lies here; {profile_command(run)} "
+            "measures this one.",
+        )
         return
     if run.profile is None:
         yield Finding(OPEN, about, f"Not measured yet: {missing(run)['profile'].command}")
@@ -237,7 +230,7 @@ def _latency(run: Run, search: Search) -> Iterator[Finding]:
 def _precisions(run: Run) -> Iterator[Finding]:
     for each in run.precisions:
         worst = min(each.checks, key=lambda check: check.change, default=None)
-        if worst is None:
+        if worst is None or run.doubt(each):
             continue
         faster = [f"{speedup(speed.factor)} fp32 on {speed.target}" for speed in each.speeds]
         text = f"{points(worst.change)} points of accuracy"
@@ -251,16 +244,10 @@ def _precisions(run: Run) -> Iterator[Finding]:
 def _engines(run: Run) -> Iterator[Finding]:
     for engine in run.engines:
         built = f"{engine.target} {engine.version}".strip()
-        file = run.file(engine.name)
-        source = run.file(engine.model)
-        if file is None:
-            yield Finding(BAD, engine.name, "Its story is here, and the engine is not.")
-        elif source and engine.onnx_sha256 and source.sha256 != engine.onnx_sha256:
-            yield Finding(
-                LOOK,
-                engine.name,
-                f"Built from another {engine.model} than lies here; export it again.",
-            )
+        if damage := run.damage(engine):
+            yield Finding(BAD, engine.name, _export_again(damage))
+        elif other := run.other_source(engine):
+            yield Finding(LOOK, engine.name, _export_again(other))
         elif engine.check is None:
             yield Finding(LOOK, engine.name, f"Built with {built}, and never run.")
         else:

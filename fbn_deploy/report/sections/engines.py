@@ -5,7 +5,7 @@ from __future__ import annotations
 from fbn_deploy.report.amounts import NONE, seconds, size
 from fbn_deploy.report.exported import Engine
 from fbn_deploy.report.markup import Child, Markup, escaped
-from fbn_deploy.report.pieces import absent, badge, heading, listed, not_done, note, pairs
+from fbn_deploy.report.pieces import absent, badge, doubtful, heading, listed, not_done, note, pairs
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.sections.verification import checks_table
 from fbn_deploy.report.stages import missing
@@ -30,8 +30,10 @@ def _engine(run: Run, engine: Engine) -> Child:
         ("built in", seconds(engine.seconds)),
         ("layers", f"{engine.layers:,}" if engine.layers else "not listed by the builder"),
     ]
+    doubt = run.damage(engine) or run.other_source(engine)
     return [
         heading(engine.name),
+        doubtful(engine.name, doubt) if doubt else None,
         pairs(rows),
         checks_table([(engine.name, engine.check)])
         if engine.check

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fbn_deploy.report.amounts import percent, plural, size
+from fbn_deploy.report.amounts import NONE, percent, plural, size
+from fbn_deploy.report.exported import Export, Precision
 from fbn_deploy.report.markup import Child, Markup, escaped
 from fbn_deploy.report.pieces import code, folded, note, table
 from fbn_deploy.report.run import Run
@@ -11,7 +12,8 @@ HANDED_OVER = (".onnx", ".engine", ".engine.json")
 
 
 def files(run: Run) -> Markup:
-    """The files that are handed over, with the beginning of their hashes; the others folded."""
+    """The files that are handed over, with the beginning of their hashes, and those of them that
+    are not here any more; the others folded."""
     rows: list[list[Child]] = [
         [
             code(file.name),
@@ -21,6 +23,12 @@ def files(run: Run) -> Markup:
         ]
         for file in run.files
         if file.name.endswith(HANDED_OVER)
+    ]
+    written = [told.model for told in run.told] + [engine.name for engine in run.engines]
+    rows += [
+        [code(name), NONE, NONE, _standing(run, name)]
+        for name in dict.fromkeys(written)
+        if run.file(name) is None
     ]
     others = [file for file in run.files if not file.name.endswith(HANDED_OVER)]
     listed = table(
@@ -38,18 +46,24 @@ def files(run: Run) -> Markup:
 
 def _standing(run: Run, name: str) -> str:
     """What is known of a file that is handed over."""
-    if run.export and name == "model.onnx":
-        passed = all(check.passed for check in run.export.checks)
-        other = f"; {run.model} ships" if name != run.model else ""
-        return f"{'verified' if passed else 'verification failed'}{other}"
-    for precision in run.precisions:
-        if precision.model == name:
-            worst = min((check.accuracy_exported for check in precision.checks), default=None)
-            ships = "ships: " if name == run.model else ""
-            return f"{ships}verified in {precision.name}, {percent(worst)} top-1"
+    for told in run.told:
+        if told.model == name:
+            return _verified(run, told)
     for engine in run.engines:
         if engine.name == name:
-            return "verified on its device" if engine.check else "built, never run"
+            doubt = run.damage(engine) or run.other_source(engine)
+            return doubt or ("verified on its device" if engine.check else "built, never run")
         if f"{engine.name}.json" == name:
             return "the engine's story"
     return "not verified"
+
+
+def _verified(run: Run, told: Export | Precision) -> str:
+    doubt = run.doubt(told)
+    if isinstance(told, Precision):
+        worst = min((check.accuracy_exported for check in told.checks), default=None)
+        ships = "ships: " if told.model == run.model else ""
+        return f"{ships}{doubt or f'verified in {told.name}, {percent(worst)} top-1'}"
+    passed = all(check.passed for check in told.checks)
+    other = f"; {run.model} ships" if told.model != run.model else ""
+    return f"{doubt or ('verified' if passed else 'verification failed')}{other}"

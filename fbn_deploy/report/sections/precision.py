@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fbn_deploy.report.amounts import milliseconds, powered, speedup
 from fbn_deploy.report.exported import Precision
 from fbn_deploy.report.markup import Child, Markup, escaped
-from fbn_deploy.report.pieces import Bar, bars, folded, heading, not_done, note
+from fbn_deploy.report.pieces import Bar, bars, doubtful, folded, heading, not_done, note
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.sections.verification import checks_table
 from fbn_deploy.report.stages import missing
@@ -22,7 +22,9 @@ def section(run: Run) -> Markup:
         return not_done(undone.get("precision") or undone["export"])
     beside = [each for each in run.precisions if each is not run.shipped]
     checks = [(each.model, check) for each in beside for check in each.checks]
-    parts: list[Child] = [checks_table(checks)] if beside else []
+    doubts = [(each.model, run.doubt(each)) for each in run.precisions]
+    parts: list[Child] = [doubtful(name, doubt) for name, doubt in doubts if doubt]
+    parts += [checks_table(checks)] if beside else []
     parts += _speeds(run)
     for each in run.precisions:
         parts += _story(each)

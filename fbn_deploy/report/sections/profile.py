@@ -8,7 +8,7 @@ from fbn_deploy.latency.profile import Layer
 from fbn_deploy.report.amounts import digits, milliseconds, percent, plural
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
 from fbn_deploy.report.measured import Profile
-from fbn_deploy.report.pieces import Bar, bars, folded, heading, not_done, note, text
+from fbn_deploy.report.pieces import Bar, bars, doubtful, folded, heading, not_done, note, text
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.stages import missing
 
@@ -19,7 +19,10 @@ SHOWN = 15
 def section(run: Run) -> Markup:
     parts: list[Child] = [] if run.profile else [not_done(missing(run)["profile"])]
     for name in sorted(run.profiles, key=lambda name: name != run.model):  # what ships is first
-        parts += [heading(name), *_profile(run.profiles[name])]
+        parts.append(heading(name))
+        if run.profiles_another(name):
+            parts.append(doubtful(name, "another file than lies here was profiled"))
+        parts += _profile(run.profiles[name])
     return escaped(parts)
 
 

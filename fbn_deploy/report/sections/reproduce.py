@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from decimal import Decimal
 from typing import Any
 
@@ -39,6 +39,11 @@ _ENGINE = {
     "--workspace": "workspace_mb",
     "--hardware": "hardware",
 }
+# Settings of ``pipeline/precision.py``, which needs PyTorch, that are options of the same name, and
+# their defaults.
+PRECISION = {"max_drop": 0.5, "calibration": "mse", "calibration_images": 500,
+             "calibration_batch": 8, "calibration_seed": None, "equalize": False,
+             "weights_by_mse": False, "analyze": False}  # fmt: skip
 _RETRAIN = frozenset({"seed", "teacher", "warm_start", "sync_bn"})  # beside the recipe's numbers
 
 
@@ -82,7 +87,7 @@ def _commands(run: Run) -> Iterator[Child]:
         lines.append("fbn export again")
     budgeted = {budget.target for budget in run.search.budgets} if run.search else set()
     lines += [_precision_command(each, budgeted) for each in run.precisions]
-    lines += [_engine_command(each) for each in run.engines]
+    lines += [_engine_command(each, run.precisions) for each in run.engines]
     for each in run.profiles.values():
         precision = _precision(each.record.conditions.precision)
         lines.append(shlex.join(["fbn", "profile", "again", *precision]))
@@ -134,16 +139,28 @@ def _precision_command(each: Precision, budgeted: Set[str | None]) -> str:
     targets = {check.target for check in each.checks}
     if len(targets) == 1 and not targets & budgeted:
         words += ["--target", *targets]
-    words += _said("--max-drop", each.max_drop)
-    words += _said("--calibration", each.calibration.get("method"))
-    words += _said("--calibration-images", each.calibration.get("images"))
-    words += [word for layer in each.kept_fp32 for word in ("--keep-fp32", layer)]
-    return shlex.join(words)
+    return shlex.join([*words, *_precision_options(each)])
 
 
-def _engine_command(engine: Engine) -> str:
+def _precision_options(each: Precision) -> Iterator[str]:
+    """What the file was told beside the defaults, and every layer that stayed in fp32 in the end,
+    so that the gate need not find them again."""
+    for name, default in PRECISION.items():
+        value = each.settings.get(name, shown(default))
+        if value == "true":
+            yield _option(name)
+        elif value != shown(default):
+            yield from _said(_option(name), value)
+    for layer in each.kept_fp32:
+        yield from ("--keep-fp32", layer)
+
+
+def _engine_command(engine: Engine, precisions: Sequence[Precision]) -> str:
+    """It exports the model anew, so it is told all that the model was told."""
     words = ["fbn", "export", "again", "--target", engine.target]
     words += _precision(engine.precision)
+    for each in precisions:
+        words += _precision_options(each) if each.name == engine.precision else []
     words += [] if engine.check else ["--build-only"]
     for option, name in _ENGINE.items():
         words += _said(option, engine.options.get(name))

@@ -100,10 +100,14 @@ def _accuracy_tile(run: Run) -> Markup:
 
 def _model_tile(run: Run) -> Markup:
     model = run.file(run.model)
+    told = next((each for each in run.told if each.model == run.model), None)
+    doubt = run.doubt(told) if told else ""
     if model is None or run.shipped is None:
-        return _tile(run.model, NONE, "not exported yet")
+        return _tile(run.model, NONE, doubt or "not exported yet")
     checks = run.shipped.checks
-    if not all(check.passed for check in checks):
+    if doubt:
+        said = doubt
+    elif not all(check.passed for check in checks):
         said = "verification failed"
     elif worst := run.least_accurate:
         said = f"verified, {points(worst.change)} points of accuracy"

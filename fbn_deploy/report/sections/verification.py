@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from fbn_deploy.report.amounts import percent, plural, points, relative
 from fbn_deploy.report.exported import Check, Folding
 from fbn_deploy.report.markup import Child, Markup, escaped, tag
-from fbn_deploy.report.pieces import badge, folded, not_done, note, table, text
+from fbn_deploy.report.pieces import badge, doubtful, folded, not_done, note, table, text
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.stages import missing
 
@@ -17,6 +17,8 @@ TITLE = "Verification"
 def section(run: Run) -> Markup:
     parts: list[Child] = [] if run.shipped else [not_done(missing(run)["export"])]
     for export in run.verified:
+        if doubt := run.doubt(export):
+            parts.append(doubtful(export.model, doubt))
         parts.append(
             text(
                 tag("code", export.model),
