@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration import entropy, mse, percentile
 from fbn_deploy.errors import FBNError
-from fbn_deploy.export.calibration import calibrated
+from fbn_deploy.export.calibration import calibrated, largest_magnitudes
 from fbn_deploy.export.estimators import Estimator, estimator, estimators
 from fbn_deploy.export.histogram import BINS, GrowingHistogram, Histogram
 from fbn_deploy.export.ranges import Ranges
@@ -128,12 +128,14 @@ def test_the_mse_range_rounds_the_values_themselves_best(values: np.ndarray, lev
     assert error(found) <= min(tried) * 1.01
 
 
-def test_the_entropy_range_equals_the_definition_evaluated_bin_by_bin() -> None:
-    found = histogram(np.concatenate([normal(5_000), 3 * normal(500)]))
-    counts, best, chosen = found.counts, np.inf, 0
-    for i in range(128, BINS + 1):
+@pytest.mark.parametrize("levels", [127, 255])
+def test_the_entropy_range_equals_the_definition_evaluated_bin_by_bin(levels: int) -> None:
+    values = np.concatenate([normal(5_000), 3 * normal(500)])
+    found = dataclasses.replace(histogram(values), levels=levels)
+    counts, best, chosen, groups = found.counts, np.inf, 0, levels + 1
+    for i in range(groups, BINS + 1):
         p = counts[:i].copy()
-        edges = np.arange(129) * i // 128
+        edges = np.arange(groups + 1) * i // groups
         sums, filled = (np.add.reduceat(each, edges[:-1]) for each in (p, (p > 0).astype(int)))
         q = np.repeat(sums / np.maximum(filled, 1), np.diff(edges)) * (p > 0)
         inside = p.sum()
@@ -145,6 +147,16 @@ def test_the_entropy_range_equals_the_definition_evaluated_bin_by_bin() -> None:
         if divergence < best - 1e-12:
             best, chosen = divergence, i
     assert entropy.amax(found) == pytest.approx(found.amax * chosen / BINS)
+
+
+@pytest.mark.parametrize(
+    "values", [np.repeat(np.arange(1, 17) / 16, 100), np.repeat([1.0, 4.0], [1000, 10])]
+)
+def test_the_entropy_range_of_few_values_is_the_widest_of_equals(values: np.ndarray) -> None:
+    """Any range shows so few values exactly, so that none has to be clipped."""
+    for levels in (127, 255):
+        found = dataclasses.replace(histogram(values), levels=levels)
+        assert entropy.amax(found) == values.max()
 
 
 def test_counting_grows_over_values_of_any_size_and_loses_none() -> None:
@@ -224,3 +236,14 @@ def test_the_input_alone_may_be_watched() -> None:
     found = calibrated(network(), ["x"], [images()], [estimator("minmax")], count=16,
                        data_hash="", reporter=Silent())["minmax"]  # fmt: skip
     assert found.amax == {"x": pytest.approx(float(images().max()))}
+
+
+def test_the_largest_magnitudes_are_those_of_all_batches_on_both_sides() -> None:
+    """c = −1e5 · (x₁ + x₂ + x₃), of which the Relu leaves nothing."""
+    x = images()
+    found = largest_magnitudes(network(-1e5), [x[:10], x[10:]])
+    assert found == {
+        "x": x.max(),
+        "c": pytest.approx(1e5 * x.sum(axis=1).max(), rel=1e-6),
+        "y": 0.0,
+    }

@@ -107,6 +107,17 @@ def test_an_engine_that_differs_is_refused_and_the_older_one_stays(exported: Any
     engine.unlink()
 
 
+def test_an_engine_in_16_bits_has_to_agree_as_a_file_does(exported: Any) -> None:
+    context, network, model, other = exported
+    target = Played(delivers=other)
+    in_fp16 = dataclasses.replace(settings(target), precision="fp16", max_drop=100.0)
+    with pytest.raises(FBNError, match="an agreement of at least 99 % is allowed"):
+        export_engine(context, network, model, in_fp16)
+    in_int8 = dataclasses.replace(in_fp16, precision="int8")
+    assert export_engine(context, network, model, in_int8)["verification"]["passed"]
+    remove(target.engine_path(model))
+
+
 @pytest.mark.skipif(RTX.cannot_build() is not None, reason="tensorrt-rtx is not installed")
 def test_an_engine_that_is_only_built_says_so(exported: Any) -> None:
     context, network, model, _ = exported

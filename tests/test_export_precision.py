@@ -18,9 +18,10 @@ from torch import nn
 
 from fbn_deploy import summary
 from fbn_deploy.errors import FBNError
+from fbn_deploy.export.graph import onnx_from_module
 from fbn_deploy.export.precision import sensitivity as sensitivities
 from fbn_deploy.export.precision.form import Form
-from fbn_deploy.export.verification import verify
+from fbn_deploy.export.verification import Verification, verify
 from fbn_deploy.files import sha256_of
 from fbn_deploy.pipeline import precision as stage
 from fbn_deploy.pipeline.context import Context, Given, open_run
@@ -313,3 +314,57 @@ def test_a_refusal_in_16_bits_names_the_agreement(context: Context) -> None:
     gate = stage._Gate(context, network, settings, [ready_target("onnxruntime-cpu")], Form("fp16"))
     said = gate._refusal(Path("model.fp16.onnx"), [])
     assert "an agreement of at least 99 %" in said
+
+
+@pytest.mark.parametrize(
+    ("precision", "drop", "agreement", "passed"),
+    [
+        ("fp16", 0.005, 0.99, True),
+        ("fp16", 0.005, 0.98, False),
+        ("bf16", 0.006, 0.99, False),
+        ("int8", 0.005, 0.50, True),
+        ("int8", 0.006, 1.00, False),
+        ("fp32", 0.000, 1.00, False),  # its error is 0.1
+    ],
+)
+def test_one_rule_says_what_a_precision_may_lose(
+    precision: str, drop: float, agreement: float, passed: bool
+) -> None:
+    found = Verification("made up", 1000, 0.1, agreement, 0.9, 0.9 - drop)
+    assert found.passed_in(precision, max_drop=0.5) == passed
+
+
+def test_what_overflows_float16_is_refused_though_the_processor_computes_it_in_float32(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers of 1e5 and more between two convolutions, which leave logits of the usual size."""
+    layers = [nn.Conv2d(3, 4, 1), nn.Conv2d(4, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers).eval()
+    with torch.no_grad():
+        layers[0].weight.fill_(6e4)
+        layers[1].weight.mul_(1e-2)
+    model = onnx_from_module(network, 8)
+    targets = [ready_target("onnxruntime-cpu")]
+    gate = stage._Gate(context, network, PrecisionSettings("fp16"), targets, Form("fp16"))
+    path = context.run.path / "unseen.onnx"
+    ir.save(stage.typed_fp16(model), path)
+    assert gate._passes(gate._verified(path, targets[0]))
+    path.unlink()
+    monkeypatch.setattr(stage, "_folded", lambda *arguments: model)
+    said = r"float16 ends at 65,504, and on 32 .* 1 of 5 tensors .* to [\d,]+\. Choose .* bf16"
+    with pytest.raises(FBNError, match=said):
+        export_precision(context, network, PrecisionSettings("fp16"), targets, Form("fp16"))
+    assert not context.run.precision_model("fp16").exists()
+
+
+def test_fp16_of_an_ordinary_network_is_written(context: Context) -> None:
+    content = exported(context, PrecisionSettings("fp16"))
+    assert content["results"][0]["top1_agreement"] >= 0.99
+    for path in (context.run.precision_model("fp16"), context.run.precision_verify("fp16")):
+        path.unlink()
+
+
+def test_layers_are_ranked_with_the_weights_of_the_file(context: Context) -> None:
+    settings = dataclasses.replace(INT8, analyze=True)
+    by_mse = exported(context, dataclasses.replace(settings, weights_by_mse=True))
+    assert by_mse["sensitivity"] != exported(context, settings)["sensitivity"]

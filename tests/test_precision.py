@@ -244,6 +244,96 @@ def test_a_channel_of_zeros_keeps_a_finite_scale() -> None:
     assert np.isfinite(int8_weights.channel_scales(weight, 0, by_mse=True)).all()
 
 
+def small(nodes: list[onnx.NodeProto], shape: list[int | str], opset: int = 18,
+          **constants: np.ndarray) -> ir.Model:  # fmt: skip
+    """A graph from ``images`` of ``shape`` to ``logits``, types and shapes inferred."""
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes,
+        "g",
+        [onnx.helper.make_tensor_value_info("images", kind, shape)],
+        [onnx.helper.make_tensor_value_info("logits", kind, None)],
+        [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=9
+    )
+    return ir.from_proto(onnx.shape_inference.infer_shapes(model, strict_mode=True))
+
+
+@pytest.mark.parametrize("unsigned", [False, True], ids=["int8", "uint8"])
+@pytest.mark.parametrize("by_mse", [False, True], ids=["largest", "mse"])
+@pytest.mark.parametrize("tiny", [1e-7, 1e-44, 0.0])
+def test_a_channel_of_tiny_weights_keeps_its_bias(
+    tiny: float, by_mse: bool, unsigned: bool
+) -> None:
+    """Before another pair ONNX Runtime holds biases in int32, in steps of the scales of input and
+    weights."""
+    weight = np.full((3, 3, 1, 1), 0.5, np.float32)
+    weight[1] = np.float32(tiny) * np.array([1, -1, 1], np.float32)[:, None, None]
+    bias = np.array([0.5, 1.0, -2.0], np.float32)
+    nodes = [
+        onnx.helper.make_node("Conv", ["images", "w", "b"], ["c"], name="conv"),
+        onnx.helper.make_node("GlobalAveragePool", ["c"], ["logits"], name="pool"),
+    ]
+    model, x = small(nodes, ["N", 3, 16, 16], w=weight, b=bias), images()
+    found = ranges_of(model, x)
+    quantized = quantized_int8(model, found, weights_by_mse=by_mse, unsigned=unsigned)
+    with ready_target("onnxruntime-cpu").open(
+        ir.to_proto(quantized).SerializeToString(), batch=len(x), threads=1, precision="int8"
+    ) as session:
+        answer = session.run({"images": x})["logits"]
+    np.testing.assert_allclose(answer[:, 1], 1.0, rtol=0.01)
+    np.testing.assert_allclose(answer, run(model, x), atol=0.1)
+
+
+def test_the_least_scale_suits_all_layers_that_share_a_weight() -> None:
+    weight = np.full((3, 3, 1, 1), 1e-8, np.float32)
+    nodes = [
+        onnx.helper.make_node("Conv", ["images", "w"], ["a"], name="one"),
+        onnx.helper.make_node("Conv", ["a", "w", "b"], ["logits"], name="two"),
+    ]
+    model = small(nodes, ["N", 3, 16, 16], w=weight, b=np.full(3, 7.0, np.float32))
+    found = Ranges({"images": 1.0, "a": 1e-7}, {}, "made up", "", "", 8)
+    scales = quantized_int8(model, found).graph.initializers["w_scale"].const_value.numpy()
+    assert scales == pytest.approx(7 / (2**30 * 1e-7 / 127), rel=1e-6)
+
+
+def test_a_gemm_that_ignores_its_bias_gets_a_corrected_one() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((3, 8)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", ["images"], ["pooled"]),
+        onnx.helper.make_node("Flatten", ["pooled"], ["flat"]),
+        onnx.helper.make_node("Gemm", ["flat", "w", "b"], ["logits"], name="gemm", beta=0.0),
+    ]
+    model = small(nodes, ["N", 3, 16, 16], w=weight, b=np.full(8, 1e6, np.float32))
+    x = 1 + images()
+    result = quantized_int8(model, ranges_of(model, x))
+    gemm = next(node for node in result.graph if node.op_type == "Gemm")
+    assert gemm.attributes["beta"].value == 1.0
+    assert np.abs(gemm.inputs[2].const_value.numpy()).max() < 0.1
+    assert error(run(result, x), run(model, x)) < 0.02
+
+
+def test_an_addition_of_a_view_of_a_constant_is_not_quantised() -> None:
+    nodes = [
+        onnx.helper.make_node("Conv", ["images", "w"], ["c"], name="conv"),
+        onnx.helper.make_node("Reshape", ["k", "sizes"], ["view"], name="reshape"),
+        onnx.helper.make_node("Add", ["c", "view"], ["logits"], name="add"),
+    ]
+    model = small(
+        nodes,
+        ["N", 3, 16, 16],
+        w=np.ones((4, 3, 1, 1), np.float32),
+        k=np.arange(4, dtype=np.float32),
+        sizes=np.array([4, 1, 1]),
+    )
+    x = images()
+    assert activations(model) == ["images"]
+    assert error(run(quantized_int8(model, ranges_of(model, x)), x), run(model, x)) < 0.02
+
+
 @pytest.mark.parametrize("typed", [typed_fp16, typed_bf16])
 def test_a_typed_network_holds_16_bits_inside_and_float32_outside(typed) -> None:
     result = typed(network())
@@ -289,6 +379,15 @@ def test_a_weight_beyond_fp16_is_refused_and_bf16_takes_it() -> None:
         typed_fp16(model)
     stored = typed_bf16(model).graph.initializers[weight.name].const_value
     assert stored.numpy().flat[0] == np.float32(1e5).astype(ml_dtypes.bfloat16)
+
+
+def test_bf16_refuses_opsets_in_which_axes_are_an_attribute_and_takes_later_ones() -> None:
+    old = onnx.helper.make_node("ReduceMean", ["images"], ["logits"], axes=[2, 3], keepdims=0)
+    with pytest.raises(FBNError, match="bf16 needs opset 18, and the model has 17"):
+        typed_bf16(small([old], ["N", 3, 16, 16], opset=17))
+    new = onnx.helper.make_node("ReduceMean", ["images", "axes"], ["logits"], keepdims=0)
+    model = small([new], ["N", 3, 16, 16], axes=np.array([2, 3]))
+    onnx.checker.check_model(ir.to_proto(typed_bf16(model)), full_check=True)
 
 
 def test_operands_that_must_be_float32_keep_it() -> None:
@@ -348,23 +447,13 @@ def test_bias_correction_behind_a_channel_shuffle_takes_the_means_of_its_own_cha
 
 @pytest.mark.parametrize("typed", [typed_fp16, typed_bf16], ids=["fp16", "bf16"])
 def test_a_fill_and_an_operator_that_stays_float32_are_valid(typed) -> None:
-    kind = onnx.TensorProto.FLOAT
-    graph = onnx.helper.make_graph(
-        [
-            onnx.helper.make_node("Shape", ["images"], ["shape"]),
-            onnx.helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
-            onnx.helper.make_node("Add", ["images", "zeros"], ["sum"]),
-            onnx.helper.make_node("Einsum", ["images", "sum"], ["logits"], equation="ij,ij->ij"),
-        ],
-        "g",
-        [onnx.helper.make_tensor_value_info("images", kind, [2, 3])],
-        [onnx.helper.make_tensor_value_info("logits", kind, [2, 3])],
-    )
-    model = onnx.helper.make_model(
-        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9
-    )
-    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    found = ir.to_proto(typed(ir.from_proto(model)))
+    nodes = [
+        onnx.helper.make_node("Shape", ["images"], ["shape"]),
+        onnx.helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        onnx.helper.make_node("Add", ["images", "zeros"], ["sum"]),
+        onnx.helper.make_node("Einsum", ["images", "sum"], ["logits"], equation="ij,ij->ij"),
+    ]
+    found = ir.to_proto(typed(small(nodes, [2, 3])))
     onnx.checker.check_model(found, full_check=True)
     if typed is typed_fp16:
         x = np.array([[1, 2, 3], [4, 5, 6]], np.float32)

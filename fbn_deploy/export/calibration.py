@@ -110,6 +110,29 @@ def calibrated(
     }
 
 
+def largest_magnitudes(
+    model: ir.Model, batches: Iterable[npt.NDArray[np.float32]]
+) -> dict[str, float]:
+    """Name of a float32 tensor that ``model`` computes, or its input → its largest |x|; NaN or
+    infinite if such a value was seen. ``model`` and ``batches`` as in ``calibrated``."""
+    feed = model.graph.inputs[0].name
+    assert feed is not None, "A model without an input name."
+    inside = [
+        value.name
+        for node in model.graph
+        for value in node.outputs
+        if value.name and value.dtype in (None, ir.DataType.FLOAT) and node.op_type != "Constant"
+    ]
+    session = _session(model, inside)
+    largest = dict.fromkeys([feed, *inside], 0.0)
+    for images in batches:
+        values = session.run(inside, {feed: np.ascontiguousarray(images)})
+        for name, value in zip(largest, [images, *values], strict=True):
+            # NaN stays: np.maximum hands it on
+            largest[name] = float(np.maximum(largest[name], np.abs(value).max(initial=0.0)))
+    return largest
+
+
 def _session(model: ir.Model, tensors: Sequence[str]) -> Any:
     """A session with ``tensors`` as outputs, all threads of the machine."""
     import onnxruntime

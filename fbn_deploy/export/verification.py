@@ -17,6 +17,7 @@ from fbn_deploy.targets import Target
 BATCH = 50
 MAX_ERROR = 1e-3  # largest relative difference of logits that fp32 kernels may show
 MIN_AGREEMENT = 0.999  # of top-1 predictions; a tie between two classes may fall either way
+MIN_AGREEMENT_16_BITS = 0.99
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ class Verification:
             self.images - 1, MIN_AGREEMENT * self.images
         )
 
+    def passed_in(self, precision: str, max_drop: float) -> bool:
+        """Whether a file or an engine in ``precision`` may be deployed; what ``allowed`` says.
+        ``max_drop`` counts for less than fp32 only: points of top-1 accuracy, 0 … 100."""
+        if precision == "fp32":
+            return self.passed
+        drop = 100 * (self.accuracy_trained - self.accuracy_exported)
+        near = precision == "int8" or self.top1_agreement >= MIN_AGREEMENT_16_BITS
+        return near and drop <= max_drop + 1e-9
+
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "passed": self.passed}
 
@@ -51,6 +61,19 @@ class Verification:
             f"{100 * self.top1_agreement:.2f} %, largest relative error "
             f"{self.max_relative_error:.1e}"
         )
+
+
+def allowed(precision: str, max_drop: float) -> str:
+    """For people: what ``Verification.passed_in`` asks of ``precision``."""
+    if precision == "fp32":
+        return (
+            f"a relative error of at most {MAX_ERROR:g} and an agreement of at least "
+            f"{100 * MIN_AGREEMENT:g} %"
+        )
+    said = f"a top-1 drop of at most {max_drop:g} points (--max-drop)"
+    if precision != "int8":
+        said += f" and an agreement of at least {100 * MIN_AGREEMENT_16_BITS:g} %"
+    return said
 
 
 @torch.inference_mode()

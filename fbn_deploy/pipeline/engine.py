@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fbn_deploy.errors import FBNError
-from fbn_deploy.export.verification import Verification, verify
+from fbn_deploy.export.verification import allowed, verify
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.progress import duration
 from fbn_deploy.targets import EngineBuilder, EngineOptions
@@ -47,12 +47,12 @@ def export_engine(
             precision=settings.precision,
             batch=settings.options.batch,
         )
-        passed = _passes(result, settings)
+        passed = result.passed_in(settings.precision, settings.max_drop)
         reporter.say(f"{'Verified' if passed else 'FAILED'}: engine on {result.text()}")
         if not passed:
             raise FBNError(
                 f"The engine of {model} differs from the trained network, so it was not written: "
-                f"{result.text()}."
+                f"{allowed(settings.precision, settings.max_drop)} is allowed; {result.text()}."
             )
         return {**result.as_json(), "passed": True}
 
@@ -71,10 +71,3 @@ def export_engine(
     if report.warnings:
         reporter.say(f"The builder warned: {'; '.join(report.warnings)}")
     return report.story
-
-
-def _passes(result: Verification, settings: EngineSettings) -> bool:
-    if settings.precision == "fp32":
-        return result.passed
-    drop = 100 * (result.accuracy_trained - result.accuracy_exported)
-    return drop <= settings.max_drop + 1e-9

@@ -168,7 +168,8 @@ def _is_view(node: ir.Node) -> bool:
 
 
 def _is_data(value: ir.Value) -> bool:
-    return constant_of(value) is None
+    """Not a constant, nor a view of one."""
+    return constant_of(root(value)) is None
 
 
 def _rank(weight: ir.Value) -> int:

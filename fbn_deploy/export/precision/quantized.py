@@ -14,7 +14,7 @@ channel's mean over the calibration images; that a border sees zeros instead is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -78,15 +78,24 @@ def quantized_int8(
             "another model. Calibrate this one."
         )
     pairs = _Pairs(result.graph, ranges, unsigned, one_sided)
-    layers = dict.fromkeys(use.node for use in found if use.node.op_type in LINEAR)
+    layers = {
+        use.node: pairs.scale(source)
+        for use, source in zip(found, sources, strict=True)
+        if use.node.op_type in LINEAR
+    }
+    for node in layers:
+        _drop_ignored_bias(result.graph, node)
     means = {node: _means(node, ranges) for node in layers}
+    least = _least_scales(layers)
     for use, source in zip(found, sources, strict=True):
         pairs.quantize(use, source)
     stored: dict[tuple[ir.Value, int], ir.Value] = {}  # layers may share a weight
     for node in layers:
         weight, value = _weight(node)
         axis = _axis(node)
-        scales = weights.channel_scales(weight, axis, weights_by_mse, weight_levels)
+        scales = weights.channel_scales(
+            weight, axis, weights_by_mse, weight_levels, least[value, axis]
+        )
         integers = weights.quantized(weight, scales, axis, weight_levels)
         if (value, axis) not in stored:
             stored[value, axis] = _store(result.graph, node, value, integers, scales, axis)
@@ -118,13 +127,18 @@ class _Pairs:
             self._done[value] = self._pair(value, source)
         use.node.replace_input_with(use.index, self._done[value])
 
+    def scale(self, source: str) -> float:
+        """What one step of a pair with the range of ``source`` is worth."""
+        return self._ranges.amax[source] / (
+            UNSIGNED_LEVELS if source in self._one_sided else LEVELS
+        )
+
     def _pair(self, value: ir.Value, source: str) -> ir.Value:
         one_sided = source in self._one_sided
         zero = self._zero(128 if self._unsigned and not one_sided else 0)
         if source not in self._scales:
-            levels = UNSIGNED_LEVELS if one_sided else LEVELS
-            scale = np.float32(self._ranges.amax[source] / levels)
-            self._scales[source] = _initializer(self._graph, f"{source}_scale", np.array(scale))
+            scale = np.array(self.scale(source), np.float32)
+            self._scales[source] = _initializer(self._graph, f"{source}_scale", scale)
         scale_value = self._scales[source]
         q = _node("QuantizeLinear", value, scale_value, zero, f"{value.name}_quantized")
         q.outputs[0].type = zero.type
@@ -160,6 +174,31 @@ def _means(node: ir.Node, ranges: Ranges) -> Floats | None:
     if node.op_type in ("MatMul", "ConvTranspose") or found is None or len(found) != channels:
         return None
     return np.array(found, np.float32)
+
+
+def _least_scales(layers: Mapping[ir.Node, float]) -> dict[tuple[ir.Value, int], Floats]:
+    """A weight and its axis → the least scale of each channel, (channels,) or (1,), that the bias
+    of every layer that reads it allows. ``layers`` → the scales of their inputs."""
+    least: dict[tuple[ir.Value, int], Floats] = {}
+    for node, scale in layers.items():
+        bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
+        rows = np.zeros((1, 1)) if bias is None else np.abs(np.atleast_2d(bias))
+        _, value = _weight(node)
+        key = value, _axis(node)
+        own = weights.least_scales(rows.max(axis=0), scale)
+        least[key] = np.maximum(least[key], own) if key in least else own
+    return least
+
+
+def _drop_ignored_bias(graph: ir.Graph, node: ir.Node) -> None:
+    """Takes the bias from a Gemm that multiplies it by 0, so that it may get another one."""
+    if node.op_type != "Gemm" or node.attributes.get_float("beta", 1.0) != 0:
+        return
+    old = node.inputs[2] if len(node.inputs) > 2 else None
+    node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
+    node.resize_inputs(2)
+    if old is not None:
+        _drop_unread(graph, old)
 
 
 def _store(

@@ -25,6 +25,7 @@ def sensitivity(
     *,
     keep_fp32: Sequence[str] = (),
     unsigned: bool = False,
+    weights_by_mse: bool = False,
     weight_levels: int = weights.LEVELS,
     reporter: Reporter,
 ) -> dict[str, float]:
@@ -32,7 +33,8 @@ def sensitivity(
     the most sensitive layer first.
 
     Q/DQ pairs are computed in float32, as they are defined, so that no kernel's own rounding is
-    taken for a layer's. Layers of ``keep_fp32`` are left out.
+    taken for a layer's. Layers of ``keep_fp32`` are left out; ``unsigned``, ``weights_by_mse`` and
+    ``weight_levels`` are those of the file (``quantized_int8``).
     """
     kept = {node.name for node in kept_nodes(model.graph, keep_fp32)}
     names = [name for name in quantizable(model) if name not in kept]
@@ -43,7 +45,12 @@ def sensitivity(
         for number, name in enumerate(names):
             others = [other for other in quantizable(model) if other != name]
             alone = quantized_int8(
-                model, ranges, keep_fp32=others, weight_levels=weight_levels, unsigned=unsigned
+                model,
+                ranges,
+                keep_fp32=others,
+                weights_by_mse=weights_by_mse,
+                weight_levels=weight_levels,
+                unsigned=unsigned,
             )
             found = _outputs(alone, batches)
             errors[name] = float(((found - expected).astype(np.float64) ** 2).sum()) / power

@@ -18,11 +18,14 @@ import onnx_ir as ir
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding.operator import constant_of
 
-BF16_OPSET = 22
-"""The first in which convolutions and pools take bfloat16."""
+LARGEST_FLOAT16 = 65504.0
+
+FIRST_OPSET, BF16_OPSET = 18, 22
+"""Before the first of them ReduceMean and its like have their axes as an attribute; the second is
+the first in which convolutions and pools take bfloat16."""
 
 _NUMPY = {ir.DataType.FLOAT16: np.float16, ir.DataType.BFLOAT16: ml_dtypes.bfloat16}
-_LARGEST = {ir.DataType.FLOAT16: 65504.0, ir.DataType.BFLOAT16: 3.3895314e38}
+_LARGEST = {ir.DataType.FLOAT16: LARGEST_FLOAT16, ir.DataType.BFLOAT16: 3.3895314e38}
 _ONNX = {ir.DataType.FLOAT16: "tensor(float16)", ir.DataType.BFLOAT16: "tensor(bfloat16)"}
 
 
@@ -36,7 +39,10 @@ def typed_fp16(model: ir.Model) -> ir.Model:
 
 
 def typed_bf16(model: ir.Model) -> ir.Model:
-    """``model``, which is not modified, computing in bfloat16; its opset becomes at least 22."""
+    """``model``, which is not modified, computing in bfloat16; its opset becomes at least 22.
+
+    Raises ``FBNError`` for an opset below 18.
+    """
     return _typed(model, ir.DataType.BFLOAT16)
 
 
@@ -91,10 +97,13 @@ def _cast_interface(graph: ir.Graph, dtype: ir.DataType, kept: Collection[ir.Nod
 
 
 def _raise_opset(model: ir.Model) -> None:
-    """From opset 13 on, the operators of these networks differ from 22 in their types only."""
+    """From opset 18 on, the operators of these networks differ from 22 in their types only."""
     opset = model.opset_imports.get("", 0)
-    if opset < 13:
-        raise FBNError("bf16 needs opset 13; convert the model with onnx.version_converter.")
+    if opset < FIRST_OPSET:
+        raise FBNError(
+            f"bf16 needs opset {FIRST_OPSET}, and the model has {opset}; convert it with "
+            "onnx.version_converter."
+        )
     if opset < BF16_OPSET:
         from onnxscript import version_converter
 
