@@ -7,6 +7,7 @@ state is flattened to ``optimizer.<parameter name>.<key>`` and, of a group of pa
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
         try:
             save_file(plain, temporary, metadata={"about": json.dumps(about, sort_keys=True)})
         except SafetensorError as error:  # how safetensors reports a full disk
-            raise OSError(str(error)) from error
+            raise OSError(errno.EIO, str(error), str(temporary)) from error
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

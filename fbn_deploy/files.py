@@ -7,6 +7,7 @@ reader sees the old content or the new one, also after a crash or on a full disk
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from fbn_deploy.errors import FBNError
 
 _OWNER = re.sub(r"[^A-Za-z0-9]", "_", socket.gethostname())[:40]  # no dot: they part a name
 _OLD_S = 86_400.0
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def refuse_to_overwrite(source: Path, *written: Path | None) -> None:
@@ -69,32 +71,45 @@ def replacing(path: Path) -> Iterator[Path]:
     """A temporary path that becomes ``path`` when the block ends without an error.
 
     Raises ``FBNError`` when the directory cannot be written or the disk is full; then ``path``
-    is what it was before.
+    is what it was before. An ``OSError`` of another file in the block passes as it is.
     """
     path = Path(path)
-    temporary: Path | None = None
-    try:
+    with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         prefix = f".{path.name}.{_OWNER}-{os.getpid()}."
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=".tmp", dir=path.parent)
         os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+    temporary = Path(name)
+    try:
+        with _writing(path, temporary):
+            yield temporary
+        with _writing(path):
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path, only: Path | None = None) -> Iterator[None]:
+    """Turns an ``OSError`` of the block into the ``FBNError`` that ``path`` cannot be written; with
+    ``only``, one that names that file, or says without a name that the disk is full."""
+    try:
+        yield
     except OSError as error:
+        names_it = str(error.filename) == str(only)
+        is_full = error.filename is None and error.errno in _FULL
+        if only is not None and not (names_it or is_full):
+            raise
         raise FBNError(
             f"Cannot write {path}: {error.strerror or error}. Nothing was changed there; "
             "free some space or choose another place (--run, --out)."
         ) from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(directory: Path) -> None:

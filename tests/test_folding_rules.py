@@ -270,6 +270,20 @@ def test_a_constant_before_a_padded_convolution_is_filled_in_and_right_at_the_bo
     assert "BatchNormalization" not in operators(model)
 
 
+def test_a_constant_behind_an_expand_that_expands_nothing_keeps_the_size_of_its_input():
+    text = f"""h = Relu(x)
+        e = Expand(h, ones)
+        z = Mul(e, zero)
+        {bn("a", "z", 0)}
+        c = Conv<pads=[1,1,1,1]>(a, w)
+        y = Add(c, x)"""
+    ones, zero = np.ones(4, np.int64), np.array(0.0)
+    proto = graph_of(text, **params(0), ones=ones, zero=zero, w=(4, 4, 3, 3))
+    model, report = folded(proto)
+    assert not report.stayed
+    assert "BatchNormalization" not in operators(model)
+
+
 @pytest.mark.parametrize(
     "middle",
     [
@@ -284,6 +298,8 @@ def test_a_constant_before_a_padded_convolution_is_filled_in_and_right_at_the_bo
         "m = Sub(shift, n)\na = Div(m, scale)\ny = Conv(a, w4)",
         "s = Slice(n, one, three, one)\ny = Conv(s, w2)",
         "i = Identity(n)\nj = Dropout(i)\ny = Conv(j, w4)",
+        "i, mask = Dropout(n)\ny = Conv(i, w4)",
+        "p = GlobalAveragePool(n)\nf = Flatten(p)\ny = Gemm(f, wg, k1)",
         'q = Pad<mode="reflect">(n, pads)\ny = Conv(q, w4)',
         "z = Neg(n)\ny = Conv(z, w4)",
         "t = Transpose<perm=[0,2,3,1]>(n)\nu = Transpose<perm=[0,3,1,2]>(t)\ny = Conv(u, w4)",
@@ -303,6 +319,7 @@ def test_a_batchnorm_passes_what_only_moves_or_maps_channels(middle):
         wm=(120, 3),
         wg=(4, 3),
         k=(3,),
+        k1=(1, 3),
         scale=(4, 1, 1),
         shift=(1, 4, 1, 1),
         one=np.array([1]),
@@ -313,6 +330,19 @@ def test_a_batchnorm_passes_what_only_moves_or_maps_channels(middle):
     )
     _, report = folded(proto)
     assert not report.stayed
+
+
+def test_a_bias_that_differs_from_image_to_image_stands_in_the_way():
+    """Of shape (2, 1) for 2 images and 2 outputs: not one value for each output."""
+    text = f"""r = Relu(x)
+        {bn("n", "r")}
+        p = GlobalAveragePool(n)
+        f = Flatten(p)
+        y = Gemm(f, w, k)"""
+    proto = graph_of(text, outputs="double[N,D] y", **params(0), w=(4, 2), k=(2, 1))
+    _, report = folded(proto)
+    assert any("image to image" in wall.reason for wall in report.walls)
+    assert report.shifts_stayed == 1
 
 
 def test_squeeze_excite_passes_the_scale_and_keeps_the_gate():

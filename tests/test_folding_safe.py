@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 import time
 
 import numpy as np
@@ -14,10 +15,17 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from test_folding_rules import triangle
 
+from fbn_deploy import processes
 from fbn_deploy.cli import main
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import FoldReport, fold_affine, fold_file
-from fbn_deploy.export.folding.check import relative_error
+from fbn_deploy.export.folding.check import (
+    MAX_ERROR,
+    MAX_ERROR_COARSE,
+    CannotCheck,
+    limit_of,
+    relative_error,
+)
 from fbn_deploy.targets import shifts_as_convolution
 
 TOLERANCE = 1e-5
@@ -106,6 +114,46 @@ def test_weights_that_a_caller_can_override_are_walls():
     assert report.warnings
 
 
+def test_a_batchnorm_with_one_mean_for_every_pixel_is_left_alone():
+    body = "c = Conv(x, w)\nn = BatchNormalization<spatial=0>(c, g, b, m, v)\ny = Conv(n, w)"
+    sizes = dict.fromkeys("gbmv", (4 * 6 * 5,))
+    proto = graph_of(body, IMAGE.format("y"), opset=7, ir_version=3, w=(4, 4, 1, 1), **sizes)
+    _, report = fold_affine(ir.from_proto(proto))
+    assert report.batchnorm_after == 1
+    assert any("within a channel" in wall.reason for wall in report.walls)
+
+
+def batchnorm_with_outputs(*names: str, opset: int) -> onnx.ModelProto:
+    body = f"c = Conv(x, w)\nn = {BN.format('c')}\nd = Relu(n)\ny = Conv(d, w)"
+    proto = graph_of(body, IMAGE.format("y"), opset=opset, w=(4, 4, 1, 1))
+    proto.graph.node[1].output.extend(names)
+    return proto
+
+
+def test_outputs_of_a_batchnorm_that_are_left_out_by_empty_names_do_no_harm():
+    proto = batchnorm_with_outputs("", "", "", "", opset=9)
+    onnx.checker.check_model(proto)
+    model, report = fold_affine(ir.from_proto(proto))  # not run: ONNX Runtime 1.31 crashes on it
+    assert [node.op_type for node in model.graph] == ["Conv", "Relu", "Conv"]
+    assert not report.stayed
+
+
+def test_a_batchnorm_of_an_old_opset_that_gives_statistics_is_in_training_mode():
+    _, report = folded(batchnorm_with_outputs("m1", "v1", "m2", "v2", opset=9))
+    assert report.batchnorm_after == 1
+    assert any("training mode" in wall.reason for wall in report.walls)
+
+
+@pytest.mark.parametrize(("value", "stayed"), [(0.0, 1), (-1.0, 2)])
+def test_a_pad_of_an_old_opset_says_in_an_attribute_what_it_pads_with(value, stayed):
+    body = (
+        f"r = Relu(x)\nn = {BN.format('r')}\n"
+        f"p = Pad<pads=[0,0,1,1,0,0,1,1], value={value}>(n)\ny = Conv(p, w)"
+    )
+    _, report = folded(graph_of(body, IMAGE.format("y"), opset=10, w=(3, 4, 3, 3)))
+    assert report.scales_stayed + report.shifts_stayed == stayed
+
+
 @pytest.mark.parametrize("opset", [13, 14, 15, 18, 20, 22, onnx.defs.onnx_opset_version()])
 def test_opsets_13_to_the_newest_fold(opset):
     body = (
@@ -180,6 +228,89 @@ def test_external_weights_are_read_and_put_into_the_result(tmp_path):
     report = fold_file(source, tmp_path / "b" / "out.onnx")
     assert report.max_error is not None
     assert report.max_error <= TOLERANCE
+
+
+def test_external_weights_that_folding_leaves_alone_are_put_into_the_result(tmp_path):
+    body = f"{CONV_BN.replace('y', 'r')}\nd = Conv(r, w2)\ne = Sigmoid(d)\ny = Conv(e, w2)"
+    (tmp_path / "a").mkdir()
+    source = tmp_path / "a" / "in.onnx"
+    onnx.save_model(
+        graph_of(body, IMAGE.format("y"), w=(4, 4, 3, 3), w2=(4, 4, 1, 1)),
+        source,
+        save_as_external_data=True,
+        location="w.bin",
+        size_threshold=0,
+    )
+    report = fold_file(source, tmp_path / "b" / "out.onnx")
+    assert (report.batchnorm_after, report.check) == (0, "ONNX Runtime, one random input")
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["out.onnx"]
+
+
+WRONG = {
+    "a value": ("w * 1.25", "differs by 2.5e-01"),
+    "infinity": ("w / 0", "infinity"),
+    "a shape": ("w[:2]", "other shapes"),
+}
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_a_result_that_computes_something_else_is_not_written(tmp_path, monkeypatch, capsys, how):
+    # The worker, with a fold_affine that changes the weight of the last convolution.
+    change, message = WRONG[how]
+    script = f"""import sys, numpy as np, onnx_ir as ir
+from fbn_deploy.export.folding import fold, worker
+right = fold.fold_affine
+def wrong(model, **options):
+    folded, report = right(model, **options)
+    value = folded.graph[-1].inputs[1]
+    w = value.const_value.numpy()
+    value.const_value = ir.tensor(({change}).astype(np.float32), name=value.name)
+    value.shape = value.const_value.shape
+    return folded, report
+fold.fold_affine = wrong
+worker.main([])"""
+    monkeypatch.setattr(processes, "command", lambda module: [sys.executable, "-c", script])
+    proto = graph_of(
+        f"{CONV_BN.replace('y', 'r')}\ny = Conv(r, w)", IMAGE.format("y"), w=(4, 4, 1, 1)
+    )
+    onnx.save_model(proto, tmp_path / "in.onnx")
+    written = [str(tmp_path / name) for name in ("out.onnx", "report.json")]
+    monkeypatch.setattr(
+        "sys.argv", ["fbn", "fold", str(tmp_path / "in.onnx"), written[0], "--report", written[1]]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["in.onnx"]
+
+
+def test_half_precision_is_held_to_its_own_rounding():
+    proto = graph_of(CONV_BN, IMAGE.format("y"), w=(4, 4, 3, 3))
+    assert limit_of(ir.from_proto(proto)) == MAX_ERROR
+    proto.graph.initializer[0].data_type = TensorProto.FLOAT16
+    assert limit_of(ir.from_proto(proto)) == MAX_ERROR_COARSE
+
+
+def test_labels_may_differ_in_few_places_where_two_classes_are_near():
+    def labels(bonus: float) -> bytes:
+        first = np.array([bonus, 0, 0, 0], np.float32).reshape(1, 4, 1, 1)
+        body = "s = Add(x, c)\ny = ArgMax<axis=1, keepdims=0>(s)"
+        return graph_of(body, "int64[N,H,W] y", c=first).SerializeToString()
+
+    assert relative_error(labels(0.0), labels(0.0)) == 0.0
+    assert 0.0 < relative_error(labels(0.0), labels(0.2)) < 0.2
+    assert relative_error(labels(0.0), labels(100.0)) > 0.5
+
+
+def test_a_check_says_which_of_both_models_does_not_run():
+    runs = graph_of("y = Relu(x)", IMAGE.format("y"))
+    unknown = graph_of("y = Relu(x)", IMAGE.format("y"))
+    unknown.graph.node[0].op_type = "Rulu"
+    with pytest.raises(FBNError, match="does not run the result"):
+        relative_error(runs.SerializeToString(), unknown.SerializeToString())
+    with pytest.raises(CannotCheck, match="does not run it"):
+        relative_error(unknown.SerializeToString(), runs.SerializeToString())
 
 
 def test_the_input_file_is_never_the_output_file(tmp_path):

@@ -43,7 +43,8 @@ def fold_file(
     ``source`` keeps in external files are put into ``destination`` (or beside it, above 2 GB).
 
     Raises ``FBNError`` when the file cannot be read, fails the ONNX checker, crashes the
-    libraries that read it or takes longer than ``time_limit_s``; then nothing is written.
+    libraries that read it or takes longer than ``time_limit_s``, or when ``check`` finds that the
+    result computes something else (``check.MAX_ERROR``); then nothing is written.
     """
     source, destination = Path(source), Path(destination)
     if not source.is_file():

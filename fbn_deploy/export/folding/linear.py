@@ -99,7 +99,7 @@ def gemm(operator: Operator) -> tuple[Linear, Sequence[ir.Value]]:
         raise Blocked("it transposes its input")
     flipped = bool(operator.attribute("transB", 0))
     rows, columns = weight.shape if flipped else weight.shape[::-1]
-    if bias is not None and bias.size not in (1, rows):
+    if bias is not None and bias.size != 1 and bias.shape not in ((rows,), (1, rows)):
         raise Blocked("its bias differs from image to image")
     alpha, beta = (float(operator.attribute(name, 1.0)) for name in ("alpha", "beta"))
     return (

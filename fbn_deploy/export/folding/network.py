@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from fbn_deploy.export.folding.kinds import Affine, Kind, Linear, Wall
 from fbn_deploy.export.folding.operator import Operator, constant_of
-from fbn_deploy.export.folding.rules import ruling
+from fbn_deploy.export.folding.rules import FIRST_ONLY, ruling
 
 
 @dataclass(eq=False)
@@ -88,8 +88,14 @@ def network_from_graph(graph: ir.Graph, opset: int) -> Network:
         data = [value for value in operands if constant_of(value) is None]
         if isinstance(kind, Wall):
             operands = data
-        steps.append(Step([node], kind, list(operands), list(node.outputs)))
+        steps.append(Step([node], kind, list(operands), _followed(node, kind)))
     return Network(steps, frozenset(outside))
+
+
+def _followed(node: ir.Node, kind: Kind) -> list[ir.Value]:
+    """The outputs of a node, without those that its kind does not know and nothing reads."""
+    first_only = node.op_type in FIRST_ONLY and not isinstance(kind, Wall)
+    return list(node.outputs[:1] if first_only else node.outputs)
 
 
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

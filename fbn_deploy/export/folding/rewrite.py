@@ -18,6 +18,7 @@ from fbn_deploy.export.folding.forest import Scales
 from fbn_deploy.export.folding.kinds import Affine, AnyArray, Array, Linear
 from fbn_deploy.export.folding.layout import reduced
 from fbn_deploy.export.folding.network import Network, Step
+from fbn_deploy.export.folding.operator import shape_of
 from fbn_deploy.export.folding.shifts import Shifts
 
 UNIT = 1e-9
@@ -160,10 +161,8 @@ class Rewriter:
         """The constant c in the shape of the input; the data of the input is not read."""
         y, x = step.outputs[0], self._current(step.inputs[0])
         value = self._initializer(c.astype(_dtype(y, step.inputs[0])), f"{step.name}.value")
-        place, maker = step.nodes[-1], x.producer()
-        if maker is not None and maker.op_type in ("Expand", "ConstantOfShape"):
-            shape = maker.inputs[-1]
-        else:
+        place, shape = step.nodes[-1], _shape_operand(x.producer())
+        if shape is None:
             shape = self._insert("Shape", [x], y, place)
             shape.shape, shape.type = None, ir.TensorType(ir.DataType.INT64)
             place = _producer(shape)
@@ -228,6 +227,21 @@ class Rewriter:
             unique, number = f"{name}.{number}", number + 1
         self.names.add(unique)
         return unique
+
+
+def _shape_operand(maker: ir.Node | None) -> ir.Value | None:
+    """The operand of ``maker`` that is the shape of its output, where it has one.
+
+    The shape of an Expand is that only where a single number is expanded; it may hold ones where
+    the other operand is larger.
+    """
+    if maker is None or maker.op_type not in ("Expand", "ConstantOfShape"):
+        return None
+    if maker.op_type == "Expand":
+        spread = shape_of(maker.inputs[0])
+        if spread is None or any(size != 1 for size in spread):
+            return None
+    return maker.inputs[-1]
 
 
 def _has_one_channel(value: ir.Value) -> bool:

@@ -92,10 +92,12 @@ def batchnorm(operator: Operator) -> Ruling:
     """BatchNormalization: s = γ / √(σ² + ε), t = β − s μ."""
     if operator.attribute("training_mode", 0) or operator.attribute("is_test", 1) == 0:
         raise Blocked("it is in training mode")
-    if any(output.uses() for output in operator.node.outputs[1:]):
-        raise Blocked("its running statistics are read")
+    if any(output.name or output.uses() for output in operator.node.outputs[1:]):
+        raise Blocked("it gives its statistics, as only training mode does")
     x = _data(operator)
     rank = len(operator.known_shape(x))
+    if rank > 2 and not operator.attribute("spatial", 1):  # opset 8 and older
+        raise Blocked("its statistics differ within a channel")
     names = ("scale", "bias", "mean", "variance")
     gamma, beta, mean, variance = (operator.required(i + 1, n) for i, n in enumerate(names))
     epsilon = float(operator.attribute("epsilon", 1e-5))
@@ -345,7 +347,10 @@ def pad(operator: Operator) -> Ruling:
     if widths is None or operator.input(3) is not None:
         raise Blocked("where it pads is not known")
     mode = operator.attribute("mode", "constant")
-    filling = operator.constant(2) if operator.input(2) is not None else np.zeros(())
+    if operator.input(2) is not None:
+        filling = operator.constant(2)
+    else:  # opset 10 and older have an attribute
+        filling = np.asarray(operator.attribute("value", 0.0))
     if mode == "constant" and (filling is None or np.any(filling)):
         raise Blocked("it pads with a constant that a gauge would change")
     pairs = list(zip(widths[:rank], widths[rank:], strict=True))
@@ -384,6 +389,9 @@ def shape_only(operator: Operator) -> Ruling:
     """Shape and Size."""
     return Blind(), [_data(operator)]
 
+
+FIRST_ONLY = frozenset({"BatchNormalization", "Dropout"})
+"""Operators with further outputs, whose rules apply only where nothing reads these."""
 
 RULES: dict[str, Rule] = {
     "Abs": rectifier,

@@ -8,7 +8,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fbn_deploy.export.folding.report import FoldReport
 
 MEMORY_SHARE = 0.8
 """Of the machine's memory; beyond it the process gets a MemoryError, not the machine's killer."""
@@ -28,25 +31,20 @@ def _limit_memory() -> None:
         )
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
-
-
 def work(task: dict[str, Any]) -> dict[str, Any]:
     """Folds ``task["source"]`` into ``task["destination"]``; a report, or ``{"error": …}``."""
     import onnx
     import onnx_ir as ir
 
     from fbn_deploy.errors import FBNError
-    from fbn_deploy.export.folding.check import CannotCheck, relative_error
+    from fbn_deploy.export.folding.check import first_line, limit_of
     from fbn_deploy.export.folding.fold import fold_affine
 
     source, destination = Path(task["source"]), Path(task["destination"])
     try:
         onnx.checker.check_model(str(source))
     except Exception as error:
-        return {"error": f"is no valid ONNX model: {_first_line(error)}"}
+        return {"error": f"is no valid ONNX model: {first_line(error)}"}
     try:
         model = ir.load(source)
         folded, report = fold_affine(
@@ -55,37 +53,52 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
             gauge_limit=task["gauge_limit"],
             as_convolution=task["as_convolution"],
         )
-        _save(folded, destination)
+        _save(folded, source.parent, destination)
     except (FBNError, Exception) as error:
-        return {"error": f"cannot be folded: {_first_line(error)}"}
+        return {"error": f"cannot be folded: {first_line(error)}"}
     try:
         onnx.checker.check_model(str(destination))
     except Exception as error:
         return {
-            "error": f"cannot be folded, the result would be no valid model: {_first_line(error)}"
+            "error": f"cannot be folded, the result would be no valid model: {first_line(error)}"
         }
     if task["check"]:
         try:
-            error_found = relative_error(str(source), str(destination))
-            report = dataclasses.replace(
-                report,
-                max_error=error_found if error_found < float("inf") else None,
-                check="ONNX Runtime, one random input"
-                if error_found < float("inf")
-                else "ONNX Runtime: the outputs are not finite or differ in shape",
-            )
-        except CannotCheck as reason:
-            report = dataclasses.replace(report, check=str(reason))
+            report = _checked(report, source, destination, limit_of(folded))
+        except FBNError as error:
+            return {"error": f"was not folded: {error}"}
     return report.as_json()
 
 
-def _save(model: Any, destination: Path) -> None:
-    """One file; the weights beside it where they do not fit into one."""
+def _checked(report: FoldReport, source: Path, result: Path, limit: float) -> FoldReport:
+    """``report`` with what the check found; ``FBNError`` where that is no rounding."""
+    from fbn_deploy.errors import FBNError
+    from fbn_deploy.export.folding.check import CannotCheck, refusal, relative_error
+
+    try:
+        error = relative_error(str(source), str(result))
+    except CannotCheck as reason:
+        return dataclasses.replace(report, check=str(reason))
+    if error > limit:
+        raise FBNError(refusal(error, limit))
+    return dataclasses.replace(report, max_error=error, check="ONNX Runtime, one random input")
+
+
+def _save(model: Any, folder: Path, destination: Path) -> None:
+    """One file; the weights beside it where they do not fit into one.
+
+    ``folder`` is where the weights lie that the model keeps in external files.
+    """
+    import onnx
     import onnx_ir as ir
 
     size = sum(tensor.const_value.nbytes for tensor in model.graph.initializers.values())
-    beside = f"{destination.name}.data" if size > PROTOBUF_LIMIT * 0.9 else None
-    ir.save(model, destination, external_data=beside)
+    if size > PROTOBUF_LIMIT * 0.9:
+        ir.save(model, destination, external_data=f"{destination.name}.data")
+        return
+    proto = ir.to_proto(model)
+    onnx.load_external_data_for_model(proto, str(folder))
+    onnx.save_model(proto, destination)
 
 
 def main(arguments: list[str]) -> int:
