@@ -21,7 +21,7 @@ from itertools import chain
 from torch import nn
 
 from fbn_deploy.errors import FBNError, unknown
-from fbn_deploy.space import choices_from
+from fbn_deploy.space import Architecture, choices_from
 from fbn_deploy.supernet.choice import Choice
 from fbn_deploy.supernet.ops import ConvBN, InvertedResidual, divisible
 
@@ -135,6 +135,23 @@ def network(
     layers["flatten"] = nn.Flatten()
     layers["classifier"] = nn.Linear(head, num_classes)
     return nn.Sequential(OrderedDict(layers))
+
+
+def canonical(architecture: Architecture) -> str:
+    """``decision=option,…`` with the identities of each stage moved to its end.
+
+    The layers of a stage are alike, except the first one where it changes width or stride; that
+    one cannot be the identity, so it stays where it is.
+    """
+    stages: dict[str, list[str]] = {}
+    for name in architecture:
+        stages.setdefault(name.partition(".")[0], []).append(name)
+    moved: dict[str, str] = {}
+    for names in stages.values():
+        names.sort(key=lambda name: int(name.partition(".")[2]))
+        options = sorted((architecture[name] for name in names), key=lambda op: op == "identity")
+        moved |= zip(names, options, strict=True)
+    return ",".join(f"{name}={option}" for name, option in sorted(moved.items()))
 
 
 def parse(text: str) -> dict[str, str]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
+import torch
 from counting import bare, counted, params, supernet_without_weights
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.definition import definition
-from fbn_deploy.supernet.supernet import build_supernet
+from fbn_deploy.supernet.supernet import build_supernet, materialize
 
 # github.com/bychen515/BNNAS, README and the training logs beside it: encoding, FLOPs, parameters
 BN_NAS = (
@@ -105,3 +108,61 @@ def test_an_identity_where_the_width_changes_is_refused_by_name() -> None:
 def test_an_unknown_skeleton_is_refused() -> None:
     with pytest.raises(FBNError, match="there are: fairnas, spos"):
         definition("mobilenet", 32, {"skeleton": "fair"}).network(10, 0)
+
+
+def test_identities_of_a_stage_move_to_its_end_and_its_first_layer_stays() -> None:
+    space = SPACES["spos"]
+    base = space.parse(str([0] * 21))
+    one = base.replaced(**{"stage1.1": "identity", "stage1.2": "mb6_k7", "stage4.3": "identity"})
+    two = base.replaced(**{"stage1.1": "mb6_k7", "stage1.3": "identity", "stage4.1": "identity"})
+    assert space.canonical(one) == space.canonical(two)
+    for other in (
+        one.replaced(**{"stage1.2": "mb3_k3", "stage1.0": "mb6_k7"}),  # another width and stride
+        one.replaced(**{"stage1.2": "mb3_k3", "stage1.3": "mb6_k7"}),  # another order of blocks
+        one.replaced(**{"stage4.3": "mb3_k3", "stage3.3": "identity"}),  # another stage
+    ):
+        assert space.canonical(other) != space.canonical(one)
+    deep = {f"stage1.{n}": "mb3_k3" for n in range(12)} | {"stage1.2": "identity"}
+    moved = space.canonical(Architecture.of(deep))
+    assert moved == space.canonical(Architecture.of({**deep, "stage1.2": "mb3_k3",
+                                                     "stage1.11": "identity"}))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("resolution", "options"),
+    [
+        (32, {"width": 0.25, "depth": 3}),
+        (8, {"width": 0.1, "depth": 3}),  # narrow, at stride 1: stages begin with alike layers too
+        (16, {"width": 0.1, "depth": 3, "skeleton": "fairnas", "squeeze_excite": True}),
+    ],
+)
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=10, deadline=None)
+def test_architectures_of_one_canonical_text_are_one_network(
+    resolution: int, options: dict[str, Any], seed: int
+) -> None:
+    """The blocks of one of them, in their order, fit the other and then give the same function."""
+    rng = random.Random(seed)
+    made = definition("mobilenet", resolution, options)
+    network = made.network(3, 0).eval()
+    space = made.search_space(network)
+    drawn = space.sample(rng)
+    skips = {d.name: "identity" for d in space.decisions if "identity" in d.options}
+    some = {name: option for name, option in skips.items() if rng.random() < 0.5}
+    one = drawn.replaced(**some)
+    two = space.parse(space.canonical(one))
+    assert space.canonical(two) == space.canonical(one)
+    stages: dict[str, list[str]] = {}
+    for decision in space.decisions:
+        stages.setdefault(decision.name.partition(".")[0], []).append(decision.name)
+    first, second = (materialize(network, each, fair=False) for each in (one, two))
+    for names in stages.values():
+        blocks = [
+            [m.get_submodule(each[name]) for name in names if each[name] != "identity"
+             for m in [subnet.get_submodule(name.replace(".", "_"))]]
+            for subnet, each in ((first, one), (second, two))
+        ]  # fmt: skip
+        for source, goal in zip(*blocks, strict=True):
+            goal.load_state_dict(source.state_dict())
+    x = torch.randn(2, 3, resolution, resolution)
+    assert torch.equal(first(x), second(x))
