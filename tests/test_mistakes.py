@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from fbn_deploy.checkpoint import load_tensors
 from fbn_deploy.data import HeldOut, load_data
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import refuse_to_overwrite, write_json
+from fbn_deploy.pipeline.context import Given, open_run
 from fbn_deploy.pipeline.deploy import verification_targets
 from fbn_deploy.pipeline.profile import profile
 from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.pipeline.stored_search import stored_search
+from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.recipes import recipe
 from fbn_deploy.retrain.transform import timm_transform
 from fbn_deploy.rundir import RunDir
@@ -110,6 +113,57 @@ def test_a_space_that_does_not_run_begins_no_run(
     assert done.returncode == 2
     assert message in done.stderr
     assert not run.exists(), "A run.json would refuse the right value."
+
+
+SPACE = """
+from torch import nn
+from fbn_deploy.supernet.choice import Choice
+
+
+class Head(nn.Linear):
+    def forward(self, x):
+        return super().forward({mean})
+
+
+def network(num_classes, resolution):
+    ops = {{"a": {op}, "b": nn.Conv2d(3, 4, 1)}}
+    return nn.Sequential(Choice("x", ops), {norm}, Head(4, num_classes))
+"""
+GOOD = {
+    "mean": "x.mean((2, 3))",
+    "op": "nn.Conv2d(3, 4, 3, padding=1)",
+    "norm": "nn.BatchNorm2d(4)",
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"norm": "nn.BatchNorm2d(4, affine=False)"}, "affine=True"),
+        ({"op": "nn.Sequential(Choice('y', {'c': nn.Conv2d(3, 4, 1)}))"}, "beside, not within"),
+        ({"mean": "x.meen((2, 3))"}, r"does not run .*AttributeError: .*'meen'"),
+    ],
+)
+def test_a_space_that_no_supernet_can_be_made_of_begins_no_run(
+    wrong: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    space, run = tmp_path / "mine.py", tmp_path / "run"
+    space.write_text(SPACE.format(**GOOD | wrong))
+    with pytest.raises(FBNError, match=message):
+        open_run(run, Given(space=str(space), resolution=16), Silent())
+    assert not (run / "run.json").exists()
+    space.write_text(SPACE.format(**GOOD))
+    open_run(run, Given(space=str(space), resolution=16), Silent())
+
+
+@pytest.mark.parametrize("option", ["width", "**kw", "*more"])
+def test_options_of_a_space_without_defaults_are_refused_by_name(
+    option: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(f"def network(num_classes, resolution, {option}):\n    pass\n")
+    with pytest.raises(FBNError, match=f"defaults, which these lack: {re.escape(option)}"):
+        definition(str(path), 16)
 
 
 def test_other_settings_are_named_one_by_one(tmp_path: Path) -> None:

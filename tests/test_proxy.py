@@ -28,6 +28,15 @@ def network(num_classes, resolution=32, layers=3):
     choices = [Choice(f"layer{n}", {"a": op(), "b": op()}) for n in range(layers)]
     return nn.Sequential(*choices, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes))
 """
+LARGE_KERNEL = """
+from torch import nn
+from fbn_deploy.supernet.choice import Choice
+PROXY = TRIAL = {"width": 4}
+def network(num_classes, resolution=32, width=8):
+    choice = Choice("op", {"a": nn.Conv2d(width, width, 3, padding=1), "b": nn.Identity()})
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)]
+    return nn.Sequential(nn.Conv2d(3, width, 20), choice, *head)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +110,14 @@ def test_a_proxy_with_an_option_that_the_space_lacks_is_told_as_such(tmp_path: P
     made = definition(str(path), 32)
     with pytest.raises(FBNError, match=r"network\(\) of the search space .*'layer'"):
         made.in_small(made.proxy, "PROXY", 10)
+
+
+def test_a_space_that_runs_at_no_half_of_its_resolution_keeps_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(LARGE_KERNEL)
+    made = definition(str(path), 32)
+    for attribute, small in (("PROXY", made.proxy), ("TRIAL", made.trial)):
+        assert small.resolution == 16
+        kept = made.in_small(small, attribute, 10)
+        assert (kept.resolution, dict(kept.options)) == (32, {"width": 4})
+    assert made.in_small(definition(str(path), 64).proxy, "PROXY", 10).resolution == 32

@@ -128,7 +128,7 @@ def test_every_option_of_every_choice_gives_one_shape(tiny: Supernet) -> None:
     assert len(blocks) == 8
     for path, choice in blocks.items():
         assert choice.decision.options == ("identity", "mb3_k3", "mb6_k5")
-        assert len({op(*inputs[path]).shape for op in choice.candidates.values()}) == 1
+        assert len({op(*inputs[path][0]).shape for op in choice.candidates.values()}) == 1
 
 
 def test_only_the_plain_identities_get_a_batchnorm(tiny: Supernet) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +18,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import closed, onnx_from_supernet
 from fbn_deploy.progress import Silent
+from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.choice import Choice, select_path
 from fbn_deploy.supernet.costs import cost_table
 from fbn_deploy.supernet.definition import definition
@@ -101,6 +104,58 @@ def test_a_materialized_subnet_computes_what_its_path_computes(space: str) -> No
     subnet = materialize(supernet.network, architecture)
     assert not any(isinstance(m, Choice) for m in subnet.modules())
     assert torch.equal(subnet(x), supernet.network(x))
+
+
+def test_an_op_that_several_choices_share_stays_where_it_is_chosen() -> None:
+    skip = nn.Identity()
+    ops = [{"skip": skip, "conv": nn.Conv2d(3, 3, 1)} for _ in range(3)]
+    network = nn.Sequential(*(Choice(f"layer{n}", each) for n, each in enumerate(ops)))
+    architecture = Architecture.of({"layer0": "skip", "layer1": "conv", "layer2": "skip"})
+    x = torch.randn(2, 3, 8, 8)
+    subnet = materialize(network, architecture)
+    assert torch.equal(subnet(x), ops[1]["conv"](x))
+    assert sum(isinstance(m, nn.Conv2d) for m in subnet.modules()) == 1
+
+
+LINEAR = """
+from torch import nn
+from fbn_deploy.supernet.choice import Choice
+
+
+def network(num_classes, resolution):
+    pool = [nn.AdaptiveAvgPool2d(2), nn.Flatten({flatten})]
+    ops = {{"linear": nn.Linear({width}, {width}), "skip": nn.Identity()}}
+    last = [Choice("x", ops), nn.ReLU(), nn.Flatten(), nn.Linear(12, num_classes)]
+    return nn.Sequential(*pool, *last)
+"""
+
+
+@pytest.mark.parametrize("option", ["linear", "skip"])
+def test_linear_candidates_get_a_batchnorm_that_folds_away(option: str, tmp_path: Path) -> None:
+    (tmp_path / "linear.py").write_text(LINEAR.format(flatten="", width=12))
+    supernet = build_supernet(definition(str(tmp_path / "linear.py"), 16), 3)
+    found = [m for m in supernet.network.modules() if isinstance(m, FairBN)]
+    assert [type(each.bn) for each in found] == [nn.BatchNorm1d] * 2
+    for each in found:
+        each.bn.weight.data.uniform_(0.5, 2.0)
+        each.bn.bias.data.normal_()
+    architecture = supernet.space.architecture({"x": option})
+    model, _ = fold_affine(closed(onnx_from_supernet(supernet, 1), architecture))
+    assert "BatchNormalization" not in [node.op_type for node in model.graph]
+    x = torch.randn(1, 3, 16, 16)
+    select_path(supernet.network.eval(), architecture)
+    content = ir.to_proto(model).SerializeToString()
+    with ready_target("onnxruntime-cpu").open(content, batch=1, threads=1) as session:
+        answer = session.run({"images": x.numpy()})["logits"]
+    np.testing.assert_allclose(answer, supernet.network(x).detach().numpy(), atol=1e-5)
+
+
+def test_outputs_that_no_fair_batchnorm_takes_are_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "tokens.py").write_text(LINEAR.format(flatten=2, width=4))
+    space = definition(str(tmp_path / "tokens.py"), 16)
+    with pytest.raises(FBNError, match=r"'x' at 2: option 'linear' gives \(2, 3, 4\)"):
+        build_supernet(space, 3)
+    build_supernet(space, 3, bn="conv-only")
 
 
 @pytest.mark.parametrize("space", SMALL)
@@ -265,3 +320,37 @@ def test_costs_add_up_to_the_convolutions_counted_by_hand() -> None:
     # one 1×1 convolution a stage: 4·4 at 8×8, 8·8 at 4×4, 16·16 at 2×2
     assert table.flops(conv) - table.flops(base) == 16 * 64 + 64 * 16 + 256 * 4
     assert table.params(conv) - table.params(base) == (16 + 4) + (64 + 8) + (256 + 16)
+
+
+class Twice(nn.Module):
+    """A choice that every forward pass runs at full resolution and at half of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 1, bias=False)
+        wide, narrow = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+        self.choice = Choice("op", {"wide": wide, "narrow": narrow, "skip": nn.Identity()})
+        self.head = nn.Linear(4, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.avg_pool2d(self.choice(self.stem(x)), 2)
+        return self.head(self.choice(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("bn", ["fair", "conv-only"])
+def test_an_op_that_runs_twice_costs_its_flops_twice_and_its_weights_once(bn: str) -> None:
+    space = SimpleNamespace(
+        name="twice", example=lambda n=1: torch.zeros(n, 3, 8, 8), builds_subnets=False
+    )
+    network = Twice()
+    if bn == "fair":
+        make_fair(network, space.example(2))
+    supernet = Supernet(network, cast(Any, None), cast(Any, space), 2, bn)
+    table = cost_table(supernet)
+    of = {option: Architecture.of({"op": option}) for option in ("wide", "narrow", "skip")}
+    # 4·4 weights at 8×8 positions and at 4×4, nine times as many where the kernel is 3×3
+    assert table.flops(of["narrow"]) - table.flops(of["skip"]) == 16 * (64 + 16)
+    assert table.flops(of["wide"]) - table.flops(of["skip"]) == 9 * 16 * (64 + 16)
+    assert table.params(of["skip"]) == 3 * 4 + 4 * 2
+    assert table.params(of["narrow"]) - table.params(of["skip"]) == 16 + 4
+    assert table.params(of["wide"]) - table.params(of["skip"]) == 9 * 16 + 4

@@ -107,13 +107,25 @@ def opened(network: nn.Module) -> Iterator[None]:
             choice.is_open = False
 
 
+def refuse_nested(network: nn.Module) -> None:
+    """``FBNError`` for a choice within a candidate of another one: costs would be no sums."""
+    for path, choice in choices(network).items():
+        for option, op in choice.candidates.items():
+            if choices(op):
+                raise FBNError(
+                    f"Choice {choice.decision.name!r} at {path} has another choice within its "
+                    f"option {option!r}; place it beside, not within."
+                )
+
+
 @contextlib.contextmanager
-def each_choice_input(network: nn.Module) -> Iterator[dict[str, tuple[torch.Tensor, ...]]]:
-    """Collects, for every forward pass within the block, module path → what the choice received."""
-    seen: dict[str, tuple[torch.Tensor, ...]] = {}
+def each_choice_input(network: nn.Module) -> Iterator[dict[str, list[tuple[torch.Tensor, ...]]]]:
+    """Collects, for every forward pass within the block, module path → what the choice received,
+    call by call."""
+    seen: dict[str, list[tuple[torch.Tensor, ...]]] = {path: [] for path in choices(network)}
 
     def recorder(path: str) -> Any:
-        return lambda module, inputs: seen.__setitem__(path, inputs)
+        return lambda module, inputs: seen[path].append(inputs)
 
     hooks = [m.register_forward_pre_hook(recorder(p)) for p, m in choices(network).items()]
     try:

@@ -5,7 +5,8 @@ BatchNorms cost nothing: they are folded away before deployment. A BatchNorm of 
 leaves one bias a channel.
 
 A path's cost is that of the fixed layers plus that of each chosen op, so every op is counted once
-and architectures are sums. Where the space builds its subnets itself, each of those is counted.
+and architectures are sums. An op that a forward pass calls more than once costs its FLOPs as often.
+Where the space builds its subnets itself, each of those is counted.
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fbn_deploy.errors import FBNError
 from fbn_deploy.space import Architecture
-from fbn_deploy.supernet.choice import Choice, choices, each_choice_input, select_path
+from fbn_deploy.supernet.choice import choices, each_choice_input, select_path
 from fbn_deploy.supernet.fairbn import FairBN
 from fbn_deploy.supernet.supernet import Supernet, materialize
 
@@ -41,10 +41,7 @@ class CostTable(Protocol):
 
 
 def cost_table(supernet: Supernet) -> CostTable:
-    """The costs of all architectures of ``supernet``.
-
-    Raises ``FBNError`` for a choice within a candidate of another choice: its cost is no sum.
-    """
+    """The costs of all architectures of ``supernet``."""
     return SubnetCosts(supernet) if supernet.definition.builds_subnets else _op_costs(supernet)
 
 
@@ -93,13 +90,6 @@ def _op_costs(supernet: Supernet) -> OpCosts:
     """Counts every candidate op of ``supernet`` once, on one image of its resolution."""
     network, example = supernet.network, supernet.definition.example()
     blocks = choices(network)
-    for path, choice in blocks.items():
-        for option, op in choice.candidates.items():
-            if any(isinstance(module, Choice) for module in op.modules()):
-                raise FBNError(
-                    f"Choice {choice.decision.name!r} at {path} has another choice within its "
-                    f"option {option!r}; place it beside, not within."
-                )
     architecture = Architecture.of(
         {c.decision.name: c.decision.options[0] for c in blocks.values()}
     )
@@ -107,13 +97,14 @@ def _op_costs(supernet: Supernet) -> OpCosts:
     training = network.training
     network.eval()
     try:
-        with each_choice_input(network) as inputs:
+        with each_choice_input(network) as calls:
             network(example)
         options: dict[tuple[str, str], Count] = {}
         for path, choice in blocks.items():
             for option, op in choice.candidates.items():
-                key = (choice.decision.name, option)
-                options[key] = _sum(options.get(key, (0, 0)), _count(op, inputs[path]))
+                key, bare = (choice.decision.name, option), _bare(op)
+                flops = sum(_flops(bare, inputs) for inputs in calls[path])
+                options[key] = _sum(options.get(key, (0, 0)), (flops, _params(bare)))
         whole = _count(materialize(network, architecture, fair=False), (example,))
     finally:
         network.train(training)
@@ -126,9 +117,16 @@ def _sum(a: Count, b: Count) -> Count:
     return a[0] + b[0], a[1] + b[1]
 
 
+def _bare(op: nn.Module) -> nn.Module:
+    """``op`` without the BatchNorm that was added to it."""
+    return _bare(op.op) if isinstance(op, FairBN) else op
+
+
 def _count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Count:
-    while isinstance(module, FairBN):
-        module = module.op
+    return _flops(module, inputs), _params(module)
+
+
+def _flops(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
     logger = logging.getLogger("fvcore.nn.jit_analysis")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -139,10 +137,13 @@ def _count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Count:
 
             analysis = FlopCountAnalysis(module, inputs)
             analysis.set_op_handle("aten::batch_norm", lambda inputs, outputs: Counter())
-            flops = int(analysis.total())
+            return int(analysis.total())
     finally:
         logger.setLevel(level)
+
+
+def _params(module: nn.Module) -> int:
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
     affine = sum(p.numel() for bn in norms for p in bn.parameters())
     weights = sum(p.numel() for p in module.parameters()) - affine
-    return flops, weights + sum(bn.num_features for bn in norms)
+    return weights + sum(bn.num_features for bn in norms)

@@ -1,13 +1,13 @@
 """A search space file and its options: from ``--space mobilenet --width 0.5`` to a network.
 
-A space file defines ``network(num_classes, resolution, **options) -> nn.Module`` with ``Choice``
-blocks in it. It may also define ``is_valid(architecture)``, ``canonical(architecture)``,
-``pruned(architecture)``, ``text(architecture)`` and ``parse(text)``; see
-``fbn_deploy.space.SearchSpace``.
+A space file defines ``network(num_classes, resolution, …options…) -> nn.Module`` with ``Choice``
+blocks in it; every option has a default. It may also define ``is_valid(architecture)``,
+``canonical(architecture)``, ``pruned(architecture)``, ``text(architecture)`` and ``parse(text)``;
+see ``fbn_deploy.space.SearchSpace``.
 
 Where a path through the supernet is not the network that an architecture stands for (the widths of
 NAS-Bench-101 depend on the topology), the file also defines
-``subnet(architecture, num_classes, resolution, **options) -> nn.Module``. That network is then
+``subnet(architecture, num_classes, resolution, …options…) -> nn.Module``. That network is then
 what is counted, measured, trained and exported; the supernet only ranks.
 
 Two attributes map options to the values that make a small skeleton of the same decisions:
@@ -32,6 +32,7 @@ from fbn_deploy import plugins
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.space import Architecture, SearchSpace
 from fbn_deploy.supernet.choice import decisions
+from fbn_deploy.supernet.fairbn import candidate_shapes
 
 PACKAGE = "searchspaces"
 LEAST_PIXELS = 16  # of a small skeleton
@@ -101,13 +102,15 @@ class SpaceDefinition:
         )
 
     def in_small(self, small: SpaceDefinition, attribute: str, num_classes: int) -> SpaceDefinition:
-        """``small``, at the full resolution where the space takes no half of it.
+        """``small``, at the full resolution where its network cannot be built for half of it or
+        does not run there.
 
         Raises ``FBNError`` when its network has other choices; ``attribute`` is what to mend.
         """
         try:
             network = small.network(num_classes, 0)
-        except FBNError:
+            candidate_shapes(network, small.example())
+        except Exception:  # whatever the space's forward raises where a feature map gets too small
             small = replace(small, resolution=self.resolution)
             network = small.network(num_classes, 0)
         if decisions(network) != decisions(self.network(num_classes, 0)):
@@ -169,7 +172,8 @@ def definition(
     """The space ``spec``: a name from the registry, or a path that ends in ``.py``.
 
     ``options`` left out keep the defaults of the space's ``network``; texts are converted to the
-    type of the default. Raises ``FBNError`` for an unknown space or option.
+    type of the default. Raises ``FBNError`` for an unknown space or option, and for a space with
+    an option that has no default.
     """
     if spec.endswith(".py"):
         module = plugins.load_file(Path(spec), "search space")
@@ -181,6 +185,11 @@ def definition(
     parameters = inspect.signature(module.network).parameters
     if lacking := [name for name in GIVEN if name not in parameters]:
         raise FBNError(f"network() of {spec} must take num_classes and resolution; no {lacking}.")
+    if unset := [str(p) for name, p in parameters.items() if name not in GIVEN and _is_unset(p)]:
+        raise FBNError(
+            f"The options of network() of {spec} need names and defaults, which these lack: "
+            f"{', '.join(unset)}."
+        )
     own = {name: p.default for name, p in parameters.items() if name not in GIVEN}
     chosen = {}
     for name, value in (options or {}).items():
@@ -192,6 +201,11 @@ def definition(
     if resolution is not None:
         pixels = resolution
     return SpaceDefinition(spec, int(pixels), {**own, **chosen}, module)
+
+
+def _is_unset(parameter: inspect.Parameter) -> bool:
+    """Whether it is no option with a default: ``width``, ``*args``, ``**kwargs``."""
+    return parameter.default is inspect.Parameter.empty
 
 
 def _converted(what: str, value: Any, default: Any) -> Any:

@@ -14,15 +14,17 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.supernet.choice import choices, each_choice_input
 
 LEAST_SCALE = 0.01  # starts at 1
+# By the dimensions of an output: (N, C) of linear layers, (N, C, H, W) of feature maps.
+NORMS: dict[int, type[_BatchNorm]] = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}
 
 
 class FairBN(nn.Module):
-    """An op followed by the BatchNorm that it did not bring."""
+    """An op followed by the BatchNorm that it did not bring; outputs have ``dimensions``."""
 
-    def __init__(self, op: nn.Module, num_channels: int) -> None:
+    def __init__(self, op: nn.Module, num_channels: int, dimensions: int = 4) -> None:
         super().__init__()
         self.op = op
-        self.bn = nn.BatchNorm2d(num_channels)
+        self.bn = NORMS[dimensions](num_channels)
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         output: torch.Tensor = self.bn(self.op(*inputs))
@@ -90,20 +92,42 @@ def make_fair(network: nn.Module, example: torch.Tensor) -> nn.Module:
     """Appends a BatchNorm, in place, to every candidate op that does not end in one.
 
     ``example`` is an input of shape (N, 3, H, W) by which the widths are found. Raises
-    ``FBNError`` where the candidates of a choice do not agree on the shape of their output.
+    ``FBNError`` where ``fair_shapes`` does.
     """
     found = choices(network)
-    for path, shapes in candidate_shapes(network, example).items():
+    for path, shape in fair_shapes(network, example).items():
         choice = found[path]
         for option, op in choice.candidates.items():
             if last_batchnorm(op) is None:
-                choice.candidates[option] = FairBN(op, shapes[1])
+                choice.candidates[option] = FairBN(op, shape[1], len(shape))
     return network
+
+
+def fair_shapes(network: nn.Module, example: torch.Tensor) -> dict[str, tuple[int, ...]]:
+    """The ``candidate_shapes``; ``FBNError`` also for an op that does not end in a BatchNorm and
+    whose output takes none of ``NORMS``."""
+    shapes = candidate_shapes(network, example)
+    found = choices(network)
+    mistakes = [
+        f"choice {found[path].decision.name!r} at {path}: option {option!r} gives {shape}"
+        for path, shape in shapes.items()
+        if len(shape) not in NORMS
+        for option, op in found[path].candidates.items()
+        if last_batchnorm(op) is None
+    ]
+    if mistakes:
+        raise FBNError(
+            "Fair BatchNorms go behind outputs of shape (N, C) or (N, C, H, W): "
+            f"{'; '.join(mistakes)}. Let such options end in a BatchNorm of their own, or pass "
+            "--bn conv-only."
+        )
+    return shapes
 
 
 @torch.no_grad()
 def candidate_shapes(network: nn.Module, example: torch.Tensor) -> dict[str, tuple[int, ...]]:
-    """Module path of each choice → the one output shape of all its candidates."""
+    """Module path of each choice → the one output shape of all its candidates, of a choice that
+    runs more than once in its first run."""
     training = network.training
     network.eval()
     found: dict[str, tuple[int, ...]] = {}
@@ -112,12 +136,11 @@ def candidate_shapes(network: nn.Module, example: torch.Tensor) -> dict[str, tup
         with each_choice_input(network) as inputs:
             network(example)
         for path, choice in choices(network).items():
-            if path not in inputs:
-                continue  # inside a candidate that is not chosen: it has no input of its own yet
-            shapes = {o: tuple(op(*inputs[path]).shape) for o, op in choice.candidates.items()}
-            found[path] = next(iter(shapes.values()))
-            if len(set(shapes.values())) > 1:
-                mistakes.append(f"choice {choice.decision.name!r} at {path}: {shapes}")
+            for received in inputs[path]:  # nothing inside a candidate that is not chosen
+                shapes = {o: tuple(op(*received).shape) for o, op in choice.candidates.items()}
+                found.setdefault(path, next(iter(shapes.values())))
+                if len(set(shapes.values())) > 1:
+                    mistakes.append(f"choice {choice.decision.name!r} at {path}: {shapes}")
     finally:
         network.train(training)
     if mistakes:

@@ -14,9 +14,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.space import Architecture, SearchSpace
-from fbn_deploy.supernet.choice import Choice, choices
+from fbn_deploy.supernet.choice import Choice, choices, refuse_nested
 from fbn_deploy.supernet.definition import SpaceDefinition
-from fbn_deploy.supernet.fairbn import FairBN, candidate_shapes, last_batchnorm, make_fair
+from fbn_deploy.supernet.fairbn import (
+    FairBN,
+    candidate_shapes,
+    fair_shapes,
+    last_batchnorm,
+    make_fair,
+)
 
 BN_MODES = ("fair", "conv-only")
 
@@ -59,31 +65,33 @@ def build_supernet(
     """
     network = definition.network(num_classes, seed)
     space = definition.search_space(network)
-    _check_mode(bn)
+    _check_parts(network, definition, bn)
     with _running(definition):
         if bn == "fair":
             make_fair(network, definition.example(2))
         else:
             candidate_shapes(network, definition.example(2))
+    return Supernet(network, space, definition, num_classes, bn, seed)
+
+
+def check_network(network: nn.Module, definition: SpaceDefinition, bn: str) -> None:
+    """``FBNError`` wherever ``build_supernet`` raises it; ``network`` is left as it is."""
+    _check_parts(network, definition, bn)
+    with _running(definition):
+        (fair_shapes if bn == "fair" else candidate_shapes)(network, definition.example(2))
+
+
+def _check_parts(network: nn.Module, definition: SpaceDefinition, bn: str) -> None:
+    if bn not in BN_MODES:
+        raise unknown("BatchNorm mode", bn, BN_MODES)
+    if not definition.builds_subnets:
+        refuse_nested(network)
     for path, module in network.named_modules():
         if isinstance(module, _BatchNorm) and not (module.affine and module.track_running_stats):
             raise FBNError(
                 f"The BatchNorm {path} of the search space {definition.name!r} has no scales or no "
                 "running statistics; make it with affine=True and track_running_stats=True."
             )
-    return Supernet(network, space, definition, num_classes, bn, seed)
-
-
-def check_network(network: nn.Module, definition: SpaceDefinition, bn: str) -> None:
-    """``FBNError`` where ``build_supernet`` would find that the space does not run like this."""
-    _check_mode(bn)
-    with _running(definition):
-        candidate_shapes(network, definition.example(2))
-
-
-def _check_mode(bn: str) -> None:
-    if bn not in BN_MODES:
-        raise unknown("BatchNorm mode", bn, BN_MODES)
 
 
 @contextlib.contextmanager
@@ -91,12 +99,14 @@ def _running(definition: SpaceDefinition) -> Iterator[None]:
     """Every candidate runs within the block; what fails there is a mistake of what was asked."""
     try:
         yield
-    except RuntimeError as error:  # a feature map smaller than a kernel, say
+    except FBNError:
+        raise
+    except Exception as error:  # a feature map smaller than a kernel, a mistake in its forward
         raise FBNError(
             f"The network of the search space {definition.name!r} does not run on images of "
             f"{definition.resolution}×{definition.resolution} pixels with the options "
-            f"{dict(definition.options)} ({error}). Pass a larger --resolution or other options, "
-            "or mend its forward."
+            f"{dict(definition.options)} ({type(error).__name__}: {error}). Pass a larger "
+            "--resolution or other options, or mend its forward."
         ) from error
 
 
@@ -118,13 +128,11 @@ def materialize(network: nn.Module, architecture: Architecture, *, fair: bool = 
 
     ``fair=False`` also takes the added BatchNorms out, which gives the bare architecture.
     """
-    unchosen = {
-        id(op): None
-        for choice in choices(network).values()
-        for option, op in choice.candidates.items()
-        if option != architecture[choice.decision.name]
-    }
-    subnet = copy.deepcopy(network, dict(unchosen))  # what is not chosen is not copied
+    blocks = list(choices(network).values())
+    chosen = {id(block.candidates[architecture[block.decision.name]]) for block in blocks}
+    ops = {id(op) for block in blocks for op in block.candidates.values()}
+    # What no block chooses is not copied; one that several share may be chosen in some.
+    subnet = copy.deepcopy(network, dict.fromkeys(ops - chosen))
     return _plain(subnet, architecture, fair)
 
 
