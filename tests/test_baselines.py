@@ -6,7 +6,8 @@ the label 0 the gradient by the logits is (p₀ − 1, p₁) = (−1/4, 1/4) and
 
 from __future__ import annotations
 
-from math import log
+from collections.abc import Sequence
+from math import isnan, log, nan
 from types import SimpleNamespace
 
 import pytest
@@ -14,8 +15,9 @@ import torch
 from torch import nn
 
 from fbn_deploy.errors import FBNError
-from fbn_deploy.indicators import Candidate, indicator
+from fbn_deploy.indicators import Candidate, az_progressivity, indicator
 from fbn_deploy.indicators._blocks import blocks, entropy
+from fbn_deploy.indicators._codes import code_kernel, log_determinant
 from fbn_deploy.indicators._layers import weights
 from fbn_deploy.supernet.supernet import Chosen
 
@@ -67,8 +69,27 @@ def test_naswot_is_the_log_determinant_of_shared_signs() -> None:
     assert value("naswot", nn.ReLU(), [[1, -1], [1.0, 1]]) == pytest.approx(log(3))
 
 
-def test_naswot_of_two_images_with_one_code_is_minus_infinity() -> None:
-    assert value("naswot", nn.ReLU(), [[1, -1], [2.0, -1]]) == float("-inf")
+def test_images_with_one_code_count_once_in_naswot() -> None:
+    # codes (1, 0), (1, 0) and (1, 1)
+    images = [[1, -1], [2.0, -1], [1.0, 1]]
+    assert value("naswot", nn.ReLU(), images) == pytest.approx(log(3))
+    assert value("naswot", nn.ReLU(), images[:2]) == pytest.approx(log(2))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_repeated_code_changes_no_log_determinant(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    layers = [(torch.rand(32, n, generator=generator) > 0.5).float() for n in (700, 300)]
+    again = [0, *range(32), 31, 5]
+
+    def kernel(rows: Sequence[int]) -> torch.Tensor:
+        # A large feature map is sampled and scaled up by a number that is not whole.
+        first, second = (code_kernel(codes[list(rows)]) for codes in layers)
+        return first * (1000 / 700) + second
+
+    expected = float(torch.linalg.slogdet(kernel(range(32)))[1])
+    assert log_determinant(kernel(range(32))) == expected
+    assert log_determinant(kernel(again)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_linear_regions_are_distinct_codes() -> None:
@@ -178,6 +199,14 @@ def test_expressivity_sums_and_progressivity_takes_the_least_growth() -> None:
     # two channels: log 2 enters, log 2 after a, and after b four channels of rank two
     assert value("az-expressivity", network(), *white) == pytest.approx(3 * log(2), abs=1e-2)
     assert value("az-progressivity", network(), *white) == pytest.approx(0, abs=1e-2)
+
+
+@pytest.mark.parametrize("entropies", [[nan, 1.0, 2.0], [1.0, nan, 3.0], [1.0, 2.0, nan]])
+def test_a_growth_that_is_no_number_leaves_no_least_one(
+    entropies: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(az_progressivity, "entropies", lambda candidate: entropies)
+    assert isnan(value("az-progressivity", nn.Identity(), images()))  # type: ignore[arg-type]
 
 
 def test_trainability_is_0_for_a_block_that_keeps_the_size_of_gradients() -> None:

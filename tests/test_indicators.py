@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from math import isfinite, log
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from fbn_deploy import indicators as room
-from fbn_deploy.data import load_data
+from fbn_deploy.data import ImageData, load_data, sample_indices
 from fbn_deploy.errors import FBNError
 from fbn_deploy.indicators import (
     COMPOSITES,
@@ -295,6 +296,68 @@ def test_a_composite_may_order_its_best_fifth_by_another_indicator_as_well() -> 
         del COMPOSITES["test-then"]
     assert ranks == [2.0, 1.0, 3.0, *range(4, 16)]
     assert few == [1.0, 2.0, 3.0, 4.0], "A fifth of four is one candidate."
+
+
+@pytest.mark.parametrize("best", [3, 400])
+def test_equals_among_the_best_are_told_apart_by_the_first_look_and_no_others(best: int) -> None:
+    second = random.Random(1).sample(range(1, best + 1), best)  # ranks; those by flops are 1, 2, …
+    scores = [{"flops": -float(k), "params": -float(r)} for k, r in enumerate(second)]
+    scores += [{"flops": -float(k), "params": 0.0} for k in range(best, 5 * best)]
+    COMPOSITES["test-then"] = Composite(("flops",), "log", among_best="params")
+    try:
+        ranks = composite_rank("test-then", scores)[:best]
+        alike = composite_rank("test-then", [{"flops": 1.0, "params": 2.0}] * 9)
+    finally:
+        del COMPOSITES["test-then"]
+    # by the product (n − k) · (n + 1 − r), the larger the better; of equals the first one
+    order = sorted(range(best), key=lambda k: (-(best - k) * (best + 1 - second[k]), k))
+    assert [ranks[k] for k in order] == [*range(1, best + 1)]
+    assert set(alike) == {5.0}
+
+
+def test_gamma_counts_a_dead_end_but_nothing_behind_a_zero_op() -> None:
+    supernet = build_supernet(definition("nasbench201", 16, SPACES["nasbench201"]), 10)
+    empty = "|{}~0|+|none~0|none~1|+|nor_conv_3x3~0|none~1|none~2|"
+    values = [
+        score(supernet, supernet.space.parse(empty.format(op)), PROBE, ["gamma"])["gamma"]
+        for op in ("none", "nor_conv_3x3")
+    ]
+    # γ = 1 at first: one convolution in each of three cells, and one more in a dead end
+    assert values == [3.0, 6.0]
+
+
+def with_validation(count: int) -> ImageData:
+    """The digits with the first ``count`` of their validation images."""
+    return replace(DATA, validation=DATA.validation.only(torch.arange(count)))
+
+
+@pytest.mark.parametrize("count", [4, 9, 33, 64])
+def test_batches_of_a_small_split_are_parts_of_it_that_differ(count: int) -> None:
+    probe = probe_batches(with_validation(count), batches=4, batch_size=64, seed=0)
+    assert probe.anchors >= 1
+    held = [{image.numpy().tobytes() for image in batch} for batch in probe.images]
+    assert {len(each) for each in held} == {3 * count // 4}
+    anchors = [batch[: probe.anchors] for batch in probe.images]
+    assert all(torch.equal(anchors[0], each) for each in anchors)
+    assert len({frozenset(each) for each in held}) > 1
+
+
+def test_batches_of_a_split_that_is_larger_are_what_they_were() -> None:
+    data = with_validation(65)
+    probe = probe_batches(data, batches=2, batch_size=64, seed=7)
+    fixed = sample_indices(data.validation.labels, 16, 7)
+    rest = torch.tensor([k for k in range(65) if k not in fixed.tolist()])
+    for t in range(2):
+        picked = rest[sample_indices(data.validation.labels[rest], 48, 8 + t)]
+        expected = data.normalize(data.validation.batch(torch.cat([fixed, picked])))
+        assert torch.equal(probe.images[t], expected)
+    whole = probe_batches(with_validation(9), batches=1, batch_size=64, seed=0)
+    assert len(whole.images[0]) == 9, "A single batch need not differ from others."
+
+
+def test_too_few_validation_images_for_batches_that_differ_are_refused() -> None:
+    with pytest.raises(FBNError, match=r"at least 4 validation images; digits has 3"):
+        probe_batches(with_validation(3), batches=2, batch_size=64, seed=0)
 
 
 def test_the_composite_is_the_mean_of_ranks_and_ties_share() -> None:

@@ -4,6 +4,9 @@ Of N activations, those that are on, or off, for both of two images are counted 
 (Mellor et al. 2021, equation 2; c (B, N) in {0, 1}, n = c cᵀ, r its diagonal)
 
     K = c cᵀ + (1 − c)(1 − c)ᵀ = 2 n − r 1ᵀ − 1 rᵀ + N
+
+Two images have the same code exactly where K_ab = K_aa. Their rows are equal and |K| is 0, whatever
+the other images show; so images of one code count once.
 """
 
 from __future__ import annotations
@@ -66,8 +69,11 @@ def code_kernel(codes: torch.Tensor) -> torch.Tensor:
 
 
 def log_determinant(kernel: torch.Tensor) -> float:
-    """log |K|; −∞ when two images have the same code."""
-    sign, logdet = torch.linalg.slogdet(kernel)
+    """log |K| of the distinct codes of ``kernel`` (B, B), in double precision; −∞ where it is 0."""
+    kernel = kernel.double()
+    seen_before = (kernel == kernel.diagonal()).tril(-1).any(1)
+    distinct = kernel[~seen_before][:, ~seen_before]
+    sign, logdet = torch.linalg.slogdet(distinct)
     return float(logdet) if sign > 0 else float("-inf")
 
 

@@ -10,7 +10,7 @@ composite's indicators k:
 
 What tells good candidates from poor ones need not tell good ones from each other. A composite may
 name an indicator that does: its best fifth is then ordered anew among itself, by the same
-combination of that order and that indicator.
+combination of that order and that indicator, and of equals the better one by the former order.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ def _log(ranks: Ranks) -> Ranks:
 
 COMBINED: dict[str, Callable[[Ranks], Ranks]] = {"mean": _mean, "log": _log}
 BEST = 0.2  # of all candidates
+# Sums of logarithms of equal products differ by less, by rounding; those of unequal ones by more:
+# products of two ranks among n that are whole or half, by a share of at least 1 / (2 n)².
+SAME = 1e-12
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,8 @@ def composite_rank(name: str, scores: Sequence[Mapping[str, float]]) -> list[flo
         best = _best(places)
         again = _ranks(of.among_best, [scores[number] for number in best])
         first = rankdata(places[best])
-        # Of equals the better one by the first look.
-        both = COMBINED[of.combined](np.array([first, again])) + 1e-6 * first
         places = rankdata(places)
-        places[best] = rankdata(both)
+        places[best] = _ordered(COMBINED[of.combined](np.array([first, again])), first)
     listed: list[float] = places.tolist()
     return listed
 
@@ -156,6 +157,15 @@ def _best(places: Ranks) -> list[int]:
     ranks = rankdata(places)
     best: list[int] = np.flatnonzero(ranks <= math.ceil(BEST * len(ranks))).tolist()
     return best
+
+
+def _ordered(values: Ranks, then: Ranks) -> Ranks:
+    """Ranks by ``values``, of equal ones by the ranks ``then``."""
+    order = np.argsort(values)
+    groups = np.empty(len(values))
+    groups[order] = np.cumsum(np.diff(values[order], prepend=values[order[:1]]) > SAME)
+    ranks: Ranks = rankdata(groups * len(values) + then)  # ``then`` is from 1 to their number
+    return ranks
 
 
 def _ranks(name: str, scores: Sequence[Mapping[str, float]]) -> Ranks:

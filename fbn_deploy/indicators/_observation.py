@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fbn_deploy.data import ImageData, sample_indices
+from fbn_deploy.errors import FBNError
 from fbn_deploy.indicators._backward import Arrived, BackwardFacts, backward_facts, backward_pass
 from fbn_deploy.indicators._codes import code_kernel_collected
 from fbn_deploy.indicators._needs import Need
@@ -98,13 +99,25 @@ class Observation:
 def probe_batches(
     data: ImageData, *, batches: int, batch_size: int, seed: int, anchors: int | None = None
 ) -> ProbeBatches:
-    """T = ``batches`` class-balanced batches from the validation split, a quarter of each the
-    anchors unless ``anchors`` says how many. A small split is used more than once."""
+    """T = ``batches`` class-balanced batches from the validation split, a quarter of each, at
+    least one image, the anchors unless ``anchors`` says how many.
+
+    A small split is used more than once. Where it has no more than ``batch_size`` images, each of
+    several batches holds three quarters of it: whole splits would all be the same images.
+    ``FBNError`` where that leaves fewer than three images.
+    """
     split = data.validation
     size = min(batch_size, len(split))
-    anchors = size // 4 if anchors is None else anchors
+    if batches > 1 and size == len(split):
+        size = 3 * len(split) // 4
+        if size < 3:
+            raise FBNError(
+                f"Candidates are seen by {batches} batches that differ, which takes at least 4 "
+                f"validation images; {data.name} has {len(split)}. Add images."
+            )
+    anchors = max(1, size // 4) if anchors is None else anchors
     fixed = sample_indices(split.labels, anchors, seed)
-    rest = torch.tensor(sorted(set(range(len(split))) - set(fixed.tolist())))
+    rest = torch.tensor(sorted(set(range(len(split))) - set(fixed.tolist())), dtype=torch.int64)
     images, labels = [], []
     for t in range(batches):
         picked = sample_indices(split.labels[rest], min(size - anchors, len(rest)), seed + 1 + t)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-MAX_POSITIONS = 8  # a side of a feature map, whose pixels enter a BatchNorm's correlations
+# Of a feature map of W positions a side, every ⌊W / 8⌋-th enters a BatchNorm's correlations: all of
+# them below 16, then 8 to 12.
+POSITIONS = 8
 # Of one BatchNorm, whose correlations are read. Eigenvalues cost the cube of it; and where channels
 # outnumber samples (64 images of 2 × 2 pixels), the smallest are zero whatever the network is: on
 # NAS-Bench-Macro, up to 768 channels wide at half width, the composite's τ was 0.77 without it and
@@ -33,8 +35,8 @@ class Correlations:
 def correlations(features: torch.Tensor) -> Correlations:
     """Between the channels of ``features``, (B, C, …).
 
-    A grid of at most 8 × 8 positions stands for a feature map, and evenly spaced channels for more
-    than ``MAX_CHANNELS``. Channels that do not vary correlate with none, themselves included.
+    A grid of positions (``POSITIONS``) stands for a feature map, and evenly spaced channels for
+    more than ``MAX_CHANNELS``. Channels that do not vary correlate with none, themselves included.
     """
     return _correlations(_samples(features))
 
@@ -65,7 +67,7 @@ def _samples(features: torch.Tensor) -> torch.Tensor:
     """``features`` at the positions that are read, a row for each."""
     samples = features.detach().movedim(1, -1)
     if features.dim() == 4:
-        step = max(1, features.shape[-1] // MAX_POSITIONS)
+        step = max(1, features.shape[-1] // POSITIONS)
         samples = samples[:, ::step, ::step]
     return samples.flatten(0, -2)
 

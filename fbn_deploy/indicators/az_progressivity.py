@@ -6,6 +6,7 @@ features, H_0 that of the first block's input.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from fbn_deploy.indicators._blocks import entropies
@@ -15,8 +16,9 @@ from fbn_deploy.indicators._protocol import Indicator
 
 
 def progressivity(candidate: Candidate) -> float:
-    """min_l (H_l − H_{l−1}); NaN for a network without blocks."""
-    return min((b - a for a, b in pairwise(entropies(candidate))), default=float("nan"))
+    """min_l (H_l − H_{l−1}); NaN for a network without blocks, and where a difference is NaN."""
+    growth = [b - a for a, b in pairwise(entropies(candidate))]
+    return float("nan") if any(map(math.isnan, growth)) else min(growth, default=float("nan"))
 
 
 INDICATOR = Indicator(

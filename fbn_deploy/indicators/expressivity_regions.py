@@ -1,7 +1,7 @@
 """Expressivity as the number of linear regions that tell images apart (FBN-NAS, section 5.3).
 
 NASWOT (Mellor et al. 2021, equation 2): s = log |K|, K the kernel of binary activation codes, here
-on the fair supernet's path and with its trained BatchNorms.
+on the fair supernet's path and with its trained BatchNorms. Images of one code count once.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from fbn_deploy.indicators._protocol import Indicator
 
 
 def regions(candidate: Candidate) -> float:
-    """log |K|; −∞ when two images have the same code."""
+    """log |K| of the images with distinct codes; NaN without activation modules."""
     kernel = candidate.observation.code_kernel
     if kernel is None:
-        return float("nan")  # the network has no activation module to read codes from
+        return float("nan")
     return log_determinant(kernel)
 
 

@@ -12,8 +12,9 @@ from fbn_deploy.indicators._protocol import Indicator
 
 
 def gamma(candidate: Candidate) -> float:
-    """Σ over the chosen ops of mean |γ| of their last BatchNorm; one whose output does not vary
-    (behind a zero op, say, or off every path) lets nothing through."""
+    """Σ over the chosen ops of mean |γ| of their last BatchNorm. One whose output does not vary
+    (behind a zero op, say) lets nothing through and counts 0; one in a dead end of a cell, which
+    nothing but zero ops hands on, varies and counts."""
     norms = [n for n in candidate.observation.norms if n.ends_choice and n.is_alive]
     return float(sum(n.gamma.abs().mean().item() for n in norms))
 

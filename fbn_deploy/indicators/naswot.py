@@ -2,6 +2,7 @@
 
 s = log |K|, K[a, b] = N − d(c_a, c_b): of N activations of the untrained network, how many are on,
 or off, for both image a and image b. The paper takes 128 images; here it is the first probe batch.
+Images of one code count once: one that the batch holds twice would make every candidate's s −∞.
 
 ``expressivity-regions`` is the same formula on the trained fair supernet, with large feature maps
 sampled; here every activation counts.
@@ -18,7 +19,7 @@ from fbn_deploy.indicators._protocol import Indicator
 
 
 def naswot(candidate: Candidate) -> float:
-    """log |K|; −∞ when two images have the same code, NaN without activation modules."""
+    """log |K| of the images with distinct codes; NaN without activation modules."""
     codes = activation_codes(candidate.subnet(), candidate.images)
     if not codes:
         return float("nan")
