@@ -92,6 +92,13 @@ def test_a_folder_of_shards_needs_no_prefix_and_may_name_its_classes(tmp_path: P
     assert load_data(str(tmp_path), resolution=16, seed=0).classes == ("cat", "dog")
 
 
+def test_class_names_in_another_encoding_are_told_with_their_file(tmp_path: Path) -> None:
+    shards(tmp_path)
+    (tmp_path / "classes.txt").write_bytes("Kätzchen\nHund\n".encode("latin-1"))
+    with pytest.raises(FBNError, match=r"classes\.txt is no text in UTF-8"):
+        load_data(f"wds:{tmp_path}", resolution=24, seed=0)
+
+
 def test_labels_may_be_names_or_json(tmp_path: Path) -> None:
     samples: dict[str, bytes] = {}
     for k in range(8):

@@ -428,6 +428,51 @@ def test_an_optimizer_whose_state_no_checkpoint_holds_is_refused() -> None:
         training_state(network, optimizer)
 
 
+@pytest.mark.parametrize("name", ["fusedadam", "bnbadam", "adahessian"])
+def test_an_optimizer_that_does_not_work_here_is_refused_before_any_step(
+    digits: ImageData, tmp_path: Path, name: str
+) -> None:
+    if name != "adahessian" and torch.cuda.is_available():
+        pytest.skip("they may work on a GPU")
+    with pytest.raises(FBNError, match=f"{name!r} does not work here"):
+        trained(digits, tmp_path, optimizer=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_optimizer_whose_state_no_checkpoint_holds_is_refused_before_any_step(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    class Listing(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:
+            steps.append(1)
+            for parameter in self.param_groups[0]["params"]:
+                self.state[parameter]["kept"] = []
+
+    monkeypatch.setattr(
+        "timm.optim.create_optimizer_v2", lambda network, **_: Listing(network.parameters(), 0.1)
+    )
+    with pytest.raises(FBNError, match="Listing keeps a list for each weight"):
+        trained(digits, tmp_path)
+    assert len(steps) == 1, "It was tried, and no more."
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mixup": 0.2}, "45 images a process are an odd number"),
+        ({"accumulate": 2}, "45 images a process cannot pass in 2 equal parts"),
+    ],
+)
+def test_a_split_smaller_than_a_batch_is_told_by_its_own_number(
+    digits: ImageData, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    few = replace(digits, train=digits.train.only(torch.arange(45)))
+    with pytest.raises(FBNError, match=said):
+        trained(few, tmp_path, keep="best", **changes)
+
+
 class Saying(Silent):
     """Keeps what is said."""
 

@@ -137,8 +137,11 @@ def _classes(directory: Path, answers: Sequence[str]) -> _Classes:
     if not listed.is_file():
         found = tuple(sorted(distinct, key=int) if numbers else sorted(distinct))
         return _Classes(found, found)
-    names = tuple(listed.read_text("utf-8").split("\n"))
-    names = tuple(name.strip() for name in names if name.strip())
+    try:
+        lines = listed.read_text("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise FBNError(f"{listed} is no text in UTF-8 ({error}); save it as such.") from error
+    names = tuple(name.strip() for name in lines if name.strip())
     known = tuple(str(k) for k in range(len(names))) if numbers else names
     if unknown := distinct - set(known):
         raise FBNError(f"{listed} has {len(names)} lines, but shards name class {some(unknown)}.")

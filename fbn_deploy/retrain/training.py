@@ -16,7 +16,7 @@ from fbn_deploy.accelerator import compute_device
 from fbn_deploy.cores import number_of_cores
 from fbn_deploy.data import ImageData, train_batches
 from fbn_deploy.distributed import ALONE, Job
-from fbn_deploy.errors import FBNError, unknown
+from fbn_deploy.errors import FBNError
 from fbn_deploy.loop import Loop, run_loop
 from fbn_deploy.progress import Reporter
 from fbn_deploy.randomness import start_step, states_kept
@@ -25,6 +25,7 @@ from fbn_deploy.retrain.evaluation import accuracy
 from fbn_deploy.retrain.growth import growing, resized, takes_sizes, work
 from fbn_deploy.retrain.network import add_auxiliary, remove_auxiliary, set_drop_path
 from fbn_deploy.retrain.objective import mixing, objective
+from fbn_deploy.retrain.optimizers import usable_optimizer
 from fbn_deploy.retrain.recipes import DEFAULT, Recipe, as_json
 from fbn_deploy.retrain.schedule import rate_setter
 from fbn_deploy.retrain.teacher import Teacher, teacher
@@ -104,8 +105,8 @@ def retrain(
             workers=_workers(workers, transform is not None or not split.images.in_memory),
         )
         steps = max(1, round(chosen.epochs * batches.steps_per_epoch))
-        optimizer = _optimizer(network, chosen)
-        parts = _parts(chosen, job)
+        optimizer = usable_optimizer(network, chosen)
+        parts = _parts(chosen, min(chosen.batch_size, len(split)), job)
         example = data.normalize(split.batch([0, 1])).to(device)
         resolution = _resolution(network, taught, example, chosen, steps, reporter)
         passes, gradients_stay = _distributed(network, device, example, settings.sync_bn, job)
@@ -212,22 +213,6 @@ def _precision(
         torch.backends.cudnn.benchmark = was
 
 
-def _optimizer(network: nn.Module, chosen: Recipe) -> torch.optim.Optimizer:
-    from timm.optim import create_optimizer_v2, list_optimizers
-
-    if chosen.optimizer not in list_optimizers():
-        raise unknown("optimizer", chosen.optimizer, list_optimizers())
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        network,
-        opt=chosen.optimizer,
-        lr=chosen.learning_rate,
-        weight_decay=chosen.weight_decay,
-        momentum=chosen.momentum,
-        filter_bias_and_bn=not chosen.decay_vectors,
-    )
-    return optimizer
-
-
 def _resolution(
     network: nn.Module,
     taught: Teacher | None,
@@ -272,8 +257,10 @@ def _blanking(chosen: Recipe, device: torch.device) -> Callable[[torch.Tensor], 
     return blanked
 
 
-def _parts(chosen: Recipe, job: Job) -> int:
-    own = job.part(chosen.batch_size, "A batch")
+def _parts(chosen: Recipe, batch_size: int, job: Job) -> int:
+    """Into how many parts a process divides its images of a batch; ``FBNError`` where these are
+    not equal, or not even where images are mixed."""
+    own = job.part(batch_size, "A batch")
     count = own.stop - own.start
     if count % chosen.accumulate:
         raise FBNError(
@@ -281,7 +268,10 @@ def _parts(chosen: Recipe, job: Job) -> int:
             "--batch-size or --accumulate."
         )
     if (chosen.mixup or chosen.cutmix) and count % 2:
-        raise FBNError(f"Mixed images come in pairs; {count} images a process are an odd number.")
+        raise FBNError(
+            f"Mixed images come in pairs; {count} images a process are an odd number. Change "
+            "--batch-size, or leave mixup and cutmix out."
+        )
     return chosen.accumulate
 
 
