@@ -43,7 +43,6 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-@torch.inference_mode()
 def compare(case: str, candidates: int) -> dict[str, Any]:
     """Ratios for one space."""
     space, resolution, options = CASES[case]
@@ -53,6 +52,7 @@ def compare(case: str, candidates: int) -> dict[str, Any]:
     names = dict.fromkeys([*indicators_of("cpi"), *indicators_of("cpi-paper"), "gamma"])
     scoring, rng = Scoring(supernet, probe, list(names)), random.Random(0)
 
+    @torch.inference_mode()
     def forward(training: bool) -> None:
         supernet.network.train(training)
         for images in probe.images:
