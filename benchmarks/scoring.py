@@ -1,10 +1,12 @@
-"""What a supernet's indicators cost, against plain forward passes over the same images.
+"""What a supernet's indicators cost, against plain passes over the same images.
 
     python benchmarks/scoring.py [--candidates 12] [--threads 1] [--out FILE]
 
-In turns, for each sampled candidate: the observation with every formula that reads it; the
+In turns, for each sampled candidate: cpi-paper and gamma, which read four batches, against the
 same batches through the same path with batch statistics, as the candidate must be run (BatchNorms
-in training mode, no gradients); and in evaluation mode. Ratios are medians over candidates.
+in training mode, no gradients), and in evaluation mode; the first look of cpi, which reads the
+gradients of one batch, against a forward pass of that batch and the backward pass to its images.
+Ratios are medians over candidates.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 import torch
 
 from fbn_deploy.data import load_data
-from fbn_deploy.indicators import Scoring, indicators_of, probe_batches
+from fbn_deploy.indicators import Scoring, composite, indicators_of, probe_batches
 from fbn_deploy.supernet.choice import select_path
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.supernet import build_supernet
@@ -49,8 +51,9 @@ def compare(case: str, candidates: int) -> dict[str, Any]:
     data = load_data(None, resolution=resolution, seed=0)
     supernet = build_supernet(definition(space, resolution, options), len(data.classes))
     probe = probe_batches(data, batches=4, batch_size=64, seed=0)
-    names = dict.fromkeys([*indicators_of("cpi"), *indicators_of("cpi-paper"), "gamma"])
-    scoring, rng = Scoring(supernet, probe, list(names)), random.Random(0)
+    scoring = Scoring(supernet, probe, [*indicators_of("cpi-paper"), "gamma"])
+    first_look = Scoring(supernet, probe, composite("cpi").of_all)
+    rng = random.Random(0)
 
     @torch.inference_mode()
     def forward(training: bool) -> None:
@@ -58,7 +61,14 @@ def compare(case: str, candidates: int) -> dict[str, Any]:
         for images in probe.images:
             supernet.network(images)
 
-    against_train, against_eval = [], []
+    def there_and_back() -> None:
+        supernet.network.train().requires_grad_(False)
+        images = probe.images[0].clone().requires_grad_(True)
+        logits = supernet.network(images)
+        loss = torch.nn.functional.cross_entropy(logits, probe.labels[0], reduction="sum")
+        torch.autograd.grad(loss, images)
+
+    against_train, against_eval, against_backward = [], [], []
     for _ in range(candidates):
         architecture = supernet.space.sample(rng)
         select_path(supernet.network, architecture)
@@ -66,6 +76,8 @@ def compare(case: str, candidates: int) -> dict[str, Any]:
             "score": lambda a=architecture: scoring(a),
             "train": lambda: forward(True),
             "eval": lambda: forward(False),
+            "first look": lambda a=architecture: first_look(a),
+            "there and back": there_and_back,
         }
         best = dict.fromkeys(ways, float("inf"))
         for _ in range(ROUNDS):
@@ -73,12 +85,15 @@ def compare(case: str, candidates: int) -> dict[str, Any]:
                 best[way] = min(best[way], seconds(run))
         against_train.append(best["score"] / best["train"])
         against_eval.append(best["score"] / best["eval"])
+        against_backward.append(best["first look"] / best["there and back"])
     return {
         "candidates": candidates,
         "images": sum(len(images) for images in probe.images),
         "against_batch_statistics": statistics.median(against_train),
         "against_batch_statistics_max": max(against_train),
         "against_eval_mode": statistics.median(against_eval),
+        "cpi_against_forward_and_backward": statistics.median(against_backward),
+        "cpi_against_forward_and_backward_max": max(against_backward),
     }
 
 
@@ -91,12 +106,13 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
     cases = {}
-    print(f"{'case':16} {'batch statistics':>17} {'(max)':>6} {'eval mode':>10}   score / forward")
+    print(f"{'case':16} {'batch statistics':>17} {'(max)':>6} {'eval mode':>10} {'cpi':>7}")
     for case in CASES:
         cases[case] = found = compare(case, arguments.candidates)
         print(
             f"{case:16} {found['against_batch_statistics']:16.3f}x "
-            f"{found['against_batch_statistics_max']:5.2f}x {found['against_eval_mode']:9.3f}x",
+            f"{found['against_batch_statistics_max']:5.2f}x {found['against_eval_mode']:9.3f}x "
+            f"{found['cpi_against_forward_and_backward']:6.3f}x",
             flush=True,
         )
     result = {

@@ -46,7 +46,8 @@ def record(
     **timing: float | None,
 ) -> LatencyRecord:
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(Timing)), value_ms)
-    numbers |= {"n": 10, "rounds": 5, "disturbed": (), "reference_us": reference_us} | timing
+    numbers |= {"n": 10, "rounds": 5, "crowded": 0.0, "disturbed": ()}
+    numbers |= {"reference_us": reference_us} | timing
     date = "2026-01-01T00:00:00+00:00"
     return LatencyRecord(
         conditions,
@@ -98,6 +99,12 @@ def test_a_confirmation_in_a_fast_moment_is_stretched() -> None:
 def test_a_confirmation_in_a_slow_moment_keeps_its_worst_round() -> None:
     """1.0 · 36 / 35 = 1.029 is less than the worst round of 1.05."""
     assert Confirmation((record(1.0, 35.0, 36.0, worst_round_ms=1.05),)).upper_ms == 1.05
+
+
+def test_the_worst_round_of_a_crowd_does_not_count() -> None:
+    crowd = {"rounds": 14, "crowded": 0.9, "worst_round_ms": 1.4, "high_ms": 1.1}
+    assert Confirmation((record(1.0, 30.0, 36.0, **crowd),)).upper_ms == pytest.approx(1.2)
+    assert Confirmation((record(1.0, 35.0, 36.0, **crowd),)).upper_ms == 1.1
 
 
 def test_without_known_reference_times_the_worst_round_counts() -> None:
