@@ -68,10 +68,6 @@ def choices_from(text: str) -> dict[str, str]:
         ) from None
 
 
-def _as_it_is(architecture: Architecture) -> Mapping[str, str]:
-    return architecture
-
-
 def _always(architecture: Architecture) -> bool:
     return True
 
@@ -93,7 +89,7 @@ class SearchSpace:
     canonical_form: Callable[[Architecture], str] | None = None
     text_form: Callable[[Architecture], str] | None = None
     text_parser: Callable[[str], Mapping[str, str]] | None = None
-    pruned_form: Callable[[Architecture], Mapping[str, str]] = _as_it_is
+    pruned_form: Callable[[Architecture], Mapping[str, str]] | None = None
     _options: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -136,7 +132,9 @@ class SearchSpace:
 
     def pruned(self, architecture: Architecture) -> Architecture:
         """The same network without ops that its output does not depend on."""
-        return Architecture.of(self.pruned_form(architecture))
+        if self.pruned_form is not None:
+            return Architecture.of(self.pruned_form(architecture))
+        return architecture
 
     def text(self, architecture: Architecture) -> str:
         """The architecture in the notation of its literature, or as ``decision=option,…``."""

@@ -74,7 +74,14 @@ def test_records_of_this_machine_are_kept_when_others_are_pruned() -> None:
 def test_records_of_more_threads_than_cores_are_of_this_machine_too() -> None:
     target = ready_target("onnxruntime-cpu")
     conditions = conditions_of(
-        target, network="a", inputs={}, batch=1, threads=10_000, precision="fp32", protocol=QUICK
+        target,
+        network="a",
+        inputs={},
+        batch=1,
+        threads=10_000,
+        precision="fp32",
+        protocol=QUICK,
+        settings=target.settings,
     )
     assert "cores" in conditions.settings
     assert chosen([record(conditions)], Wanted(other_conditions=True)) == []

@@ -1,8 +1,7 @@
-"""Retraining: recipes, exact resume, what is kept, teachers, and what wrong input is told."""
+"""Retraining: exact resume, what is kept, teachers, and what wrong input is told."""
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import time
@@ -23,15 +22,10 @@ from fbn_deploy.data import ImageData, load_data
 from fbn_deploy.errors import FBNError
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.course import Course
-from fbn_deploy.retrain.growth import growing, takes_sizes
-from fbn_deploy.retrain.network import subnet
 from fbn_deploy.retrain.objective import objective
-from fbn_deploy.retrain.recipes import RECIPES, Recipe, recipe
-from fbn_deploy.retrain.schedule import rate_setter
+from fbn_deploy.retrain.recipes import RECIPES, recipe
 from fbn_deploy.retrain.teacher import teacher
 from fbn_deploy.retrain.training import RetrainSettings, Trained, retrain
-from fbn_deploy.supernet.definition import definition
-from fbn_deploy.supernet.supernet import build_supernet
 
 CPU = torch.device("cpu")
 EVERYTHING = {"ema": 0.9, "accumulate": 2, "mixup": 0.4, "cutmix": 1.0, "cutout": 0.5,
@@ -228,59 +222,6 @@ def test_a_checkpoint_of_another_space_is_refused(digits: ImageData, tmp_path: P
         trained(digits, tmp_path)
 
 
-# Recipes
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("nasbench201", {"epochs": 200, "weight_decay": 5e-4, "optimizer": "sgd"}),
-        ("darts-cifar", {"epochs": 600, "cutout": 0.5, "drop_path": 0.2, "auxiliary": 0.4}),
-        ("imagenet", {"epochs": 240, "label_smoothing": 0.1}),
-    ],
-)
-def test_recipes_are_what_their_papers_say(name: str, expected: dict[str, Any]) -> None:
-    assert {field: getattr(RECIPES[name], field) for field in expected} == expected
-
-
-def test_a_recipe_takes_texts_for_any_of_its_numbers() -> None:
-    changed = recipe("quick", {"epochs": "3", "fair_bn": "false", "mixup": None})
-    assert changed == replace(RECIPES["quick"], epochs=3.0, fair_bn=False)
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "said"),
-    [
-        ("quik", {}, "Did you mean 'quick'?"),
-        ("quick", {"epoch": 3}, "Did you mean 'epochs'?"),
-        ("quick", {"epochs": "many"}, "epochs is a float, not 'many'"),
-        ("quick", {"accumulate": 5}, "cannot pass in 5 equal parts"),
-        ("quick", {"patience": 3}, "choose keep best"),
-        ("quick", {"precision": "fp8"}, "No precision 'fp8'"),
-        ("quick", {"epochs": 0, "ema": 2.0}, "ema is between 0 and 1"),
-        ("quick", {"auto_augment": "rand-m9"}, "choose augmentation timm"),
-    ],
-)
-def test_a_recipe_that_cannot_be_followed_is_refused(
-    name: str, changes: dict[str, Any], said: str
-) -> None:
-    with pytest.raises(FBNError, match=said.replace("?", r"\?")):
-        recipe(name, changes)
-
-
-def test_rates_rise_linearly_then_fall_along_a_cosine_to_zero() -> None:
-    chosen = Recipe("", epochs=1, batch_size=2, learning_rate=0.8, warmup_epochs=1)
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.8)
-    set_rates = rate_setter(optimizer, chosen, steps=40, steps_per_epoch=3)
-    rates = []
-    for step in range(41):
-        set_rates(step)
-        rates.append(optimizer.param_groups[0]["lr"])
-    assert rates[:4] == pytest.approx([0.2, 0.4, 0.6, 0.8])
-    assert rates[3 + 37 // 2] == pytest.approx(0.8 * 0.5, abs=0.02)
-    assert rates[40] == pytest.approx(0, abs=1e-9)
-
-
 # Teachers
 
 
@@ -371,38 +312,6 @@ def test_example_inputs_of_a_teacher_are_never_read(digits: ImageData, tmp_path:
             inputs = "/data/sample_inputs/" in name
             written.writestr(name, b"cos\nabort\n(tR." if inputs else source.read(name))
     assert teacher(str(marked), digits, CPU) is not None
-
-
-def test_images_grow_to_their_full_size_and_small_ones_keep_it() -> None:
-    resolution = growing(0.5, 160, 100)
-    assert [resolution(step) for step in (0, 20, 40, 60, 79, 80, 99)] == [
-        80, 96, 128, 144, 160, 160, 160,
-    ]  # fmt: skip
-    assert {growing(0.25, 160, 100)(0), growing(0.25, 64, 100)(0)} == {64}
-    assert {growing(0.5, 32, 10)(step) for step in range(10)} == {32}
-    assert {growing(1.0, 150, 10)(step) for step in range(10)} == {150}
-
-
-def test_a_network_of_one_input_size_is_told_from_one_of_any_and_left_as_it_was() -> None:
-    images = torch.rand(2, 3, 96, 96)
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 2))
-    assert not takes_sizes(flat, images, {64, 96})
-    assert takes_sizes(flat, images, {96})
-    any_size = Small()
-    before = {name: tensor.clone() for name, tensor in any_size.state_dict().items()}
-    assert takes_sizes(any_size, images, {64, 80, 96})
-    assert any_size.training
-    assert all(torch.equal(before[name], now) for name, now in any_size.state_dict().items())
-
-
-def test_an_auxiliary_classifier_that_runs_in_training_alone_is_tried_too() -> None:
-    found = definition("darts", 96, {"channels": 4, "cells": 3})
-    supernet = build_supernet(found, 10)
-    network = subnet(found, supernet.space.sample(random.Random(0)), 10, fair_bn=False, seed=0)
-    images = torch.rand(2, 3, 96, 96)
-    assert takes_sizes(network.train(), images, {64, 80})
-    network.add_auxiliary()
-    assert not takes_sizes(network, images, {64, 80})
 
 
 def test_a_teacher_of_one_input_size_keeps_the_images_at_it(tmp_path: Path) -> None:

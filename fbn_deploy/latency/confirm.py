@@ -98,8 +98,7 @@ def main(arguments: list[str]) -> int:
     from fbn_deploy.latency.meter import LatencyMeter
     from fbn_deploy.targets import ready_target
 
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the libraries print is no part of the answer
+    answers = processes.answers()
     task = json.loads(sys.stdin.buffer.readline())
     content = sys.stdin.buffer.read(task["bytes"])
     threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -118,7 +117,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     here = dataclasses.replace(record.conditions, process=conditions.process)
-    answers.write(json.dumps(dataclasses.replace(record, conditions=here).as_json()))
+    answers.write(json.dumps(dataclasses.replace(record, conditions=here).as_json()).encode())
     answers.flush()
     return 0
 

@@ -18,7 +18,6 @@ from fbn_deploy.latency.network import Network, network_from
 from fbn_deploy.latency.record import Conditions, LatencyRecord, conditions_of, utc_now
 from fbn_deploy.latency.slowdown import slow_reference_us, slowdown_of
 from fbn_deploy.latency.timing import CONFIRM, PROTOCOLS, Timing, TimingProtocol, time_runs
-from fbn_deploy.targets import Delivers
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -227,14 +226,8 @@ class LatencyMeter:
             precision=self.precision,
             protocol=protocol,
             process=process,
-            settings=self._settings(network),
+            settings=self.target.settings_of(network.source, self.batch),
         )
-
-    def _settings(self, network: Network) -> Mapping[str, str]:
-        """The runtime's; of an engine that lies there already, those that it was built with."""
-        if isinstance(self.target, Delivers) and isinstance(network.source, Path):
-            return self.target.settings_of(network.source, self.batch)
-        return self.target.settings
 
     def _from_cache(self, conditions: Conditions) -> LatencyRecord | None:
         record = self.cache.get(conditions) if self.cache else None

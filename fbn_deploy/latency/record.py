@@ -75,10 +75,10 @@ def conditions_of(
     threads: int,
     precision: str,
     protocol: TimingProtocol,
+    settings: Mapping[str, str],
     process: int = 0,
-    settings: Mapping[str, str] | None = None,
 ) -> Conditions:
-    """The conditions here and now on ``target``, whose ``settings`` are taken unless given."""
+    """The conditions here and now on ``target`` with these runtime ``settings``."""
     cores = len(allowed_cores() or range(threads))
     few = {"cores": str(cores)} if cores < threads else {}
     return Conditions(
@@ -90,7 +90,7 @@ def conditions_of(
         network=network,
         inputs=dict(inputs),
         versions=target.versions(),
-        settings={**(settings or target.settings), **few},
+        settings={**settings, **few},
         power=target.power_state(),
         protocol=protocol.label,
         process=process,

@@ -8,6 +8,7 @@ not called confirmed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fbn_deploy.errors import NothingFitsError
@@ -44,13 +45,11 @@ def confirmed_winner(
     """
     limited = [budget for budget in budgets if budget.target]
     nearest: list[tuple[float, str]] = []
-    crowded: list[tuple[LatencyMeter, Confirmation]] = []
-    longer: dict[str, float] = {}  # cost → how many times as long the crowd made the last one take
+    crowd = _Crowd()
     careful = passed = 0
     with reporter.task("Confirming on the target", CONFIRMED_AT_MOST, "networks") as task:
         for candidate in population.best(len(population)):
-            if any(each.limit < candidate.costs[each.cost] * longer[each.cost]
-                   for each in limited if each.cost in longer):  # fmt: skip
+            if crowd.breaks(candidate, limited):
                 passed += 1
                 continue
             confirmations: dict[str, Confirmation] = {}
@@ -59,19 +58,18 @@ def confirmed_winner(
                 if over_ms is not None:
                     nearest.append((over_ms / budget.limit, budget.text_of(over_ms)))
                     if failed := _crowded_out(budget, latencies, confirmations):
-                        crowded.append(failed)
-                        longer[budget.cost] = over_ms / candidate.costs[budget.cost]
+                        crowd.add(*failed, over_ms / candidate.costs[budget.cost], budget)
                     break
             else:
-                _forget(crowded)
+                crowd.forget()
                 if passed:
-                    reporter.say(_passed_text(passed, max(longer.values())))
+                    reporter.say(_passed_text(passed, max(crowd.longer.values())))
                 return candidate, confirmations
             careful += bool(confirmations)
             task.update(careful)
-            if careful == CONFIRMED_AT_MOST or len(crowded) == CROWDED_OUT_AT_MOST:
+            if careful == CONFIRMED_AT_MOST or len(crowd.failed) == CROWDED_OUT_AT_MOST:
                 break
-    _forget(crowded)
+    crowd.forget()
     if not any(latencies[budget.target].meter for budget in limited if budget.target):
         raise NothingFitsError(
             f"None of {len(nearest)} candidates is predicted to meet the budget with its whole "
@@ -81,11 +79,39 @@ def confirmed_winner(
         f"None of the {len(nearest)} candidates that were measured met the budget; the nearest "
         f"took {min(nearest)[1]}. "
         + (
-            _crowded_text(len(crowded), passed)
-            if crowded
+            _crowded_text(len(crowd.failed), passed)
+            if crowd.failed
             else "Allow more, or measure on a quieter machine."
         )
     )
+
+
+@dataclass
+class _Crowd:
+    """What somebody else on the same core did to candidates that failed."""
+
+    failed: list[tuple[LatencyMeter, Confirmation]] = field(default_factory=list)
+    longer: dict[str, float] = field(default_factory=dict)
+    """Cost → how many times its cost the last one of them took."""
+
+    def add(
+        self, meter: LatencyMeter, confirmation: Confirmation, longer: float, budget: Budget
+    ) -> None:
+        self.failed.append((meter, confirmation))
+        self.longer[budget.cost] = longer
+
+    def breaks(self, candidate: Candidate, budgets: Sequence[Budget]) -> bool:
+        """Whether ``candidate`` would exceed a budget if it took as much longer."""
+        return any(
+            budget.limit < candidate.costs[budget.cost] * self.longer[budget.cost]
+            for budget in budgets
+            if budget.cost in self.longer
+        )
+
+    def forget(self) -> None:
+        """Takes the failed confirmations out of the caches."""
+        for meter, confirmation in self.failed:
+            meter.forget(confirmation)
 
 
 def _crowded_text(crowded: int, passed: int) -> str:
@@ -114,11 +140,6 @@ def _crowded_out(
     if meter is None or confirmation is None or not confirmation.crowded_out:
         return None
     return meter, confirmation
-
-
-def _forget(crowded: Sequence[tuple[LatencyMeter, Confirmation]]) -> None:
-    for meter, confirmation in crowded:
-        meter.forget(confirmation)
 
 
 def _over(

@@ -148,7 +148,7 @@ class SpaceDefinition:
             canonical_form=getattr(self.module, "canonical", None),
             text_form=getattr(self.module, "text", None),
             text_parser=getattr(self.module, "parse", None),
-            **({"pruned_form": self.module.pruned} if hasattr(self.module, "pruned") else {}),
+            pruned_form=getattr(self.module, "pruned", None),
         )
 
     def example(self, batch: int = 1) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fbn_deploy import plugins
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineBuilder, EngineOptions
-from fbn_deploy.targets._protocol import Delivers, LayerTime, Parallel, Session, Target
+from fbn_deploy.targets._protocol import LayerTime, Parallel, Session, Target
 
 if TYPE_CHECKING:
     from fbn_deploy.export.precision.form import Form
@@ -17,7 +17,6 @@ PRECISIONS = ("fp32", "fp16", "bf16", "int8")  # that a target may run
 
 __all__ = [
     "PRECISIONS",
-    "Delivers",
     "EngineBuilder",
     "EngineOptions",
     "LayerTime",

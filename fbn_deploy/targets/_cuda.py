@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 _LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-_NAME_LENGTH = 256
+_TEXT_LENGTH = 256
 # CUdevice_attribute numbers of cuda.h
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76
 
@@ -34,13 +34,7 @@ def driver_problem() -> str | None:
 
 def device_name() -> str:
     """The first GPU's name. Only when ``driver_problem()`` is None."""
-    driver = _driver()
-    assert driver is not None
-    handle = ctypes.c_int()
-    name = ctypes.create_string_buffer(_NAME_LENGTH)
-    driver.cuDeviceGet(ctypes.byref(handle), 0)
-    driver.cuDeviceGetName(name, _NAME_LENGTH, handle)
-    return name.value.decode(errors="replace")
+    return _device_text("cuDeviceGetName")
 
 
 def driver_version() -> str:
@@ -85,16 +79,15 @@ def driver_release() -> str:
     return _nvidia_smi("driver_version")
 
 
-def _bus_id() -> str:
-    """The first GPU's PCI address. CUDA's first device may be another one than nvidia-smi's:
-    CUDA_VISIBLE_DEVICES picks and orders them."""
+def _device_text(function: str) -> str:
+    """What a function of the driver writes about the first GPU."""
     driver = _driver()
     assert driver is not None
     handle = ctypes.c_int()
-    address = ctypes.create_string_buffer(_NAME_LENGTH)
+    written = ctypes.create_string_buffer(_TEXT_LENGTH)
     driver.cuDeviceGet(ctypes.byref(handle), 0)
-    driver.cuDeviceGetPCIBusId(address, _NAME_LENGTH, handle)
-    return address.value.decode(errors="replace")
+    getattr(driver, function)(written, _TEXT_LENGTH, handle)
+    return written.value.decode(errors="replace")
 
 
 def _nvidia_smi(query: str) -> str:
@@ -102,8 +95,9 @@ def _nvidia_smi(query: str) -> str:
     program = shutil.which("nvidia-smi")
     if program is None or driver_problem() is not None:
         return ""
-    command = [program, f"--id={_bus_id()}", f"--query-gpu={query}"]
-    command.append("--format=csv,noheader,nounits")
+    # By its PCI address: CUDA_VISIBLE_DEVICES may make another GPU CUDA's first one.
+    place = _device_text("cuDeviceGetPCIBusId")
+    command = [program, f"--id={place}", f"--query-gpu={query}", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from fbn_deploy.targets import _cpu, _cuda
@@ -17,6 +18,10 @@ class Host(Protocol):
 
 class _OnHost:
     host: ClassVar[Host]
+    settings: dict[str, str]
+
+    def settings_of(self, model: bytes | Path, batch: int) -> dict[str, str]:
+        return self.settings
 
     def device(self) -> str:
         return self.host.device_name()

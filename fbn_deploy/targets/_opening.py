@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import FBNError
-from fbn_deploy.files import sha256_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -18,30 +15,6 @@ if TYPE_CHECKING:
 
 _SEED = 0
 _WHERE = ("Exception from", "Check '")  # OpenVINO's source lines, before its reason
-
-
-# A tensor's external_data: the key "location", and its value behind a tag and a length.
-_LOCATION = re.compile(rb"\n\x08location\x12(?:([\x00-\x7f])|([\x80-\xff][\x00-\x7f]))", re.DOTALL)
-
-
-def model_hash(model: Path) -> str:
-    """SHA-256 of an ONNX file and of the files beside it that hold its weights, if it names any.
-    Needs no onnx package."""
-    content = model.read_bytes()
-    digest = hashlib.sha256(content)
-    for location in sorted(_locations(content)):
-        beside = model.parent / location
-        if beside.is_file():
-            digest.update(sha256_of(beside).encode())
-    return digest.hexdigest()
-
-
-def _locations(content: bytes) -> set[str]:
-    found = set()
-    for match in _LOCATION.finditer(content):
-        length = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(match[1] or match[2]))
-        found.add(content[match.end() : match.end() + length].decode(errors="replace"))
-    return {location for location in found if location and "\0" not in location}
 
 
 def check_request(

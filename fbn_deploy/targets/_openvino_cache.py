@@ -16,7 +16,7 @@ from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import cache_folder, write_bytes
-from fbn_deploy.targets._opening import model_hash
+from fbn_deploy.targets._weights import hash_with_weights
 
 _DIGEST = 32  # bytes of a SHA-256
 
@@ -24,7 +24,7 @@ _DIGEST = 32  # bytes of a SHA-256
 def blob_path(model: Path, conditions: Mapping[str, Any]) -> Path:
     """Where the blob of the file ``model`` lies, or would lie. ``conditions`` are settings, shapes,
     versions and the device."""
-    digest = hashlib.sha256(model_hash(model).encode())
+    digest = hashlib.sha256(hash_with_weights(model).encode())
     digest.update(json.dumps(conditions, sort_keys=True, default=str).encode())
     return cache_folder() / "openvino" / f"{digest.hexdigest()[:32]}.blob"
 

@@ -120,6 +120,11 @@ class Target(Protocol):
         """Runtime settings that influence latency; part of every record's conditions."""
         ...
 
+    def settings_of(self, model: bytes | Path, batch: int) -> dict[str, str]:
+        """``settings`` as they are for what ``open`` takes for ``model``: an engine that was built
+        of it before may have others."""
+        ...
+
     def missing(self) -> str | None:
         """None when ready; else the reason and the command that mends it, as two sentences."""
         ...
@@ -166,13 +171,4 @@ class Parallel(Protocol):
     ) -> tuple[float, int]:
         """(runs a second over about ``seconds``, requests in flight: as many as the runtime
         finds best). Raises ``FBNError`` like ``Target.open``."""
-        ...
-
-
-@runtime_checkable
-class Delivers(Protocol):
-    """A target that takes for a model an engine that was built of it before."""
-
-    def settings_of(self, model: Path, batch: int) -> dict[str, str]:
-        """``Target.settings``, as they are for what ``open`` takes for ``model``."""
         ...

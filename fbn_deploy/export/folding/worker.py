@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fbn_deploy import processes
+
 if TYPE_CHECKING:
     from fbn_deploy.export.folding.report import FoldReport
 
@@ -104,13 +106,12 @@ def _save(model: Any, folder: Path, destination: Path) -> None:
 def main(arguments: list[str]) -> int:
     """Reads the task, answers. Whatever libraries print goes to stderr."""
     _limit_memory()
-    answer_to = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    answers = processes.answers()
     task = json.loads(sys.stdin.read())
     try:
         answer = work(task)
     except MemoryError:
         answer = {"error": "needs more memory than this machine has"}
-    answer_to.write(json.dumps(answer) + "\n")
-    answer_to.flush()
+    answers.write(json.dumps(answer).encode() + b"\n")
+    answers.flush()
     return 0

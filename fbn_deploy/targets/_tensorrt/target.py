@@ -25,6 +25,7 @@ from fbn_deploy.targets._tensorrt.building import CannotParseError
 from fbn_deploy.targets._tensorrt.package import Package
 from fbn_deploy.targets._tensorrt.session import TensorRtSession
 from fbn_deploy.targets._tensorrt.timing_cache import cache_path
+from fbn_deploy.targets._weights import hash_with_weights
 
 # TensorRT-RTX 1.7 stores the weights of an INT8 depthwise convolution anew for every image of the
 # batch: a MobileNet of 3 MB in INT8 gave engines of 11, 35 and 114 MB for batch 1, 8 and 32, and of
@@ -131,8 +132,10 @@ class TensorRtTarget(OnCuda):
             return plan, str(engine), EngineOptions(**story["options"])
         return self._built(model, options).plan, f"The engine of {model}", options
 
-    def settings_of(self, model: Path, batch: int) -> dict[str, str]:
+    def settings_of(self, model: bytes | Path, batch: int) -> dict[str, str]:
         """``settings``, with the options of the engine that ``open`` takes for ``model``."""
+        if not isinstance(model, Path):
+            return self.settings
         engine = model if model.suffix == engine_file.SUFFIX else self.engine_path(model)
         if model != engine and not self._delivered(model, engine, batch):
             return self.settings
@@ -164,7 +167,7 @@ class TensorRtTarget(OnCuda):
         options = EngineOptions(**story["options"])
         largest = options.max_batch or options.batch
         takes = batch <= largest if options.max_batch else batch == largest
-        same: bool = story["onnx_sha256"] == _opening.model_hash(model)
+        same: bool = story["onnx_sha256"] == hash_with_weights(model)
         return same and takes and engine_file.foreign(story, self._here()) is None
 
     def engine_from_onnx(
@@ -187,7 +190,7 @@ class TensorRtTarget(OnCuda):
             "version": self.package.version(),
             "device": self._device_story(),
             "model": model.name,
-            "onnx_sha256": _opening.model_hash(model),
+            "onnx_sha256": hash_with_weights(model),
             "precision": precision,
             "options": dataclasses.asdict(options),
             "build": built.story,

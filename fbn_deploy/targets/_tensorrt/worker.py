@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from fbn_deploy import processes
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineOptions
 from fbn_deploy.targets._tensorrt import building, frames
@@ -26,8 +27,7 @@ Requests = queue.SimpleQueue[tuple[dict[str, Any], bytes]]
 def main(arguments: list[str]) -> int:
     """Answers requests for the package ``arguments[0]``."""
     package = PACKAGES[arguments[0]]
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what the libraries print does not belong between the answers
+    answers = processes.answers()
     requests: Requests = queue.SimpleQueue()
     threading.Thread(target=_read, args=(sys.stdin.buffer, requests), daemon=True).start()
     while True:
