@@ -1,14 +1,17 @@
 """Accuracy and speed in fp32, fp16, bf16 and int8, beside onnxruntime's and NVIDIA's quantisers.
 
-    python benchmarks/precision.py --flowers DIR --cifar10 DIR --runs DIR [--quick] [--out FILE]
+    python benchmarks/precision.py --flowers DIR --cifar10 DIR --runs DIR [--only PART …]
+                                   [--images N] [--estimators NAME …] [--quick] [--out FILE]
 
 Two networks are trained (about 25 minutes on two cores; kept in ``--runs``) and quantised with the
 same 128 calibration images by all. A graph counts three times: as written (Q/DQ pairs computed in
 fp32), on onnxruntime-cpu and on openvino-cpu with their integer kernels. Per peer stands its best:
 quantize_static per channel with its three methods, with and without ``reduce_range``; modelopt's
-``max`` and ``entropy``. Then speed of a MobileNet at 224 pixels, batch 1, one thread, measured in
-turns; then what a calibration with 500 images costs. Parts that are not run (``--only``) keep what
-stands in the file; each names the machine that it was measured on.
+``max`` and ``entropy``. Against each of them ours, as ``fbn export`` writes it for the runtime by
+default, is held image by image: how many only ours has right, how many only the peer, and the
+exact McNemar test of the two (p, two-sided). Then speed of a MobileNet at 224 pixels, batch 1, one
+thread, measured in turns; then what a calibration with 500 images costs. Parts that are not run
+(``--only``) keep what stands in the file; each names the machine that it was measured on.
 """
 
 from __future__ import annotations
@@ -32,9 +35,9 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from precision_networks import CASES, images, trained
+from scipy.stats import binomtest
 
 from fbn_deploy.data import ImageData, sample_indices
-from fbn_deploy.errors import FBNError
 from fbn_deploy.export.calibration import calibrated
 from fbn_deploy.export.estimators import DEFAULT, estimator, estimators
 from fbn_deploy.export.folding import FLOAT16_LIMIT, fold_affine
@@ -84,8 +87,9 @@ def runner(model: bytes, where: str, precision: str) -> Callable[[np.ndarray], n
 
 def judged(
     model: bytes, precision: str, where: str, test: list[np.ndarray], labels: np.ndarray, truth: Any
-) -> dict[str, float]:
-    """Top-1 and agreement with ``truth`` (fp32 logits) in per cent, relative error of logits."""
+) -> dict[str, Any]:
+    """Top-1 and agreement with ``truth`` (fp32 logits) in per cent, relative error of logits,
+    the logits themselves, and which images are ``right``."""
     run = runner(model, where, precision)
     logits = np.concatenate([run(x) for x in test])
     reference = logits if truth is None else truth
@@ -95,7 +99,22 @@ def judged(
         "agreement": 100 * float((logits.argmax(1) == reference.argmax(1)).mean()),
         "error": float(difference),
         "logits": logits,
+        "right": logits.argmax(1) == labels,
     }
+
+
+def default_label(where: str) -> str:
+    """The variant of ours that ``fbn export`` writes for a runtime by default."""
+    levels = ready_target(where).int8_weight_levels
+    return f"ours {DEFAULT} {levels}{' unsigned' if unsigned_activations([where]) else ''}"
+
+
+def paired(ours: np.ndarray, peer: np.ndarray) -> dict[str, float]:
+    """Images that only one of both has right, and McNemar's exact test of the difference."""
+    only_ours, only_peer = int((ours & ~peer).sum()), int((peer & ~ours).sum())
+    apart = only_ours + only_peer
+    p = binomtest(only_ours, apart).pvalue if apart else 1.0
+    return {"only_ours": only_ours, "only_peer": only_peer, "p": float(p)}
 
 
 def by_onnxruntime(model: bytes, calibration: list[np.ndarray], quick: bool) -> dict[str, bytes]:
@@ -179,7 +198,7 @@ def accuracy_case(name: str, data: ImageData, arguments: argparse.Namespace) -> 
     count = min(arguments.images, len(data.test))
     rows = sample_indices(data.test.labels, count, 0)
     test, labels = pixels(data, data.test, rows), data.test.labels[rows].numpy()
-    methods = [estimator(DEFAULT)] if arguments.quick else estimators()
+    methods = [estimator(name) for name in arguments.estimators]
     ranges = {
         unsigned: calibrated(
             folded,
@@ -211,22 +230,37 @@ def accuracy_case(name: str, data: ImageData, arguments: argparse.Namespace) -> 
     models |= {peer: ("int8", model) for peer, model in peers.items()}
     result: dict[str, Any] = {"images": count, "calibration_images": arguments.calibration_images}
     truth = None
+    right: dict[tuple[str, str], np.ndarray] = {}
     print(f"\n{name}, {count} images\n{'':28}{'':16} top-1   agreement  error")
     for variant, (precision, model) in models.items():
         for where in (AS_WRITTEN, *RUNTIMES):
             try:
                 found = judged(model, precision, where, test, labels, truth)
-            except (FBNError, Exception) as error:
+            except Exception as error:
                 reason = str(error).splitlines()[0][:100]
                 result.setdefault(variant, {})[where] = {"error_text": reason}
                 continue
-            logits = found.pop("logits")
+            logits, right[variant, where] = found.pop("logits"), found.pop("right")
             truth = logits if truth is None else truth
             result.setdefault(variant, {})[where] = found
             print(
                 f"{variant:28}{where:16} {found['top1']:6.2f} {found['agreement']:9.2f} "
                 f"{found['error']:9.4f}",
                 flush=True,
+            )
+    result["against"] = {}
+    for where in RUNTIMES:
+        ours = default_label(where)
+        pairs = {
+            peer: paired(right[ours, where], right[peer, where])
+            for peer in peers
+            if (peer, where) in right
+        }
+        result["against"][where] = {"ours": ours, "peers": pairs}
+        for peer, found in pairs.items():
+            print(
+                f"{where:16} only {ours}: {found['only_ours']}, only {peer}: "
+                f"{found['only_peer']}, p = {found['p']:.2f}"
             )
     return result
 
@@ -336,12 +370,15 @@ def main() -> None:
     parser.add_argument("--calibration-images", type=int, default=128)
     known = [*CASES, "speed", "cost"]
     parser.add_argument("--only", nargs="*", default=known, choices=known)
+    names = [each.name for each in estimators()]
+    parser.add_argument("--estimators", nargs="+", default=names, choices=names)
     parser.add_argument("--quick", action="store_true", help="200 images, default methods only")
     default = Path(__file__).parent / "results" / "precision.json"
     parser.add_argument("--out", type=Path, default=default)
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.images = min(arguments.images, 200)
+        arguments.estimators = [DEFAULT]
     torch.set_num_threads(1)
     folders = {"flowers": arguments.flowers, "cifar10": arguments.cifar10}
     versions = {}

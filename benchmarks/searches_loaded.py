@@ -2,14 +2,16 @@
 
     python benchmarks/searches_loaded.py [--searches 50] [--minutes M]
                                          [--targets onnxruntime-cpu openvino-cpu]
+                                         [--folder DIR]
                                          [--out benchmarks/results/searches_loaded.json]
 
 Every search is a whole ``fbn deploy --predictor table`` on digits in a process of its own, with
 another seed and a budget drawn log-uniformly from the fastest to the slowest network of a survey,
 the targets taking turns. Meanwhile another process computes for 0.5 to 8 s and rests for 1 to 15 s,
 again and again, so that a third of the time it shares a core. After ``--minutes`` no further
-search is started. When all searches are done it ends,
-and ``fbn profile RUN`` in a fresh process measures each winner twice.
+search is started. When all searches are done it ends, and ``fbn profile RUN`` in a fresh process
+measures each winner twice. With ``--folder`` the runs are kept there, and the same command goes on
+with what an earlier one left.
 
 Stated: winners over their budget; how much of the budget the winner uses, and how many use 90 %,
 among the searches that scored a candidate of at least 90 % of the budget; which share of a
@@ -29,6 +31,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +39,9 @@ from rich.console import Console
 from searches import SMALL, SUBNET, Promise, profiled, promised, surveyed_ms
 
 from fbn_deploy.files import read_json, write_json
-from fbn_deploy.latency.record import utc_now
-from fbn_deploy.targets import ready_target
+from fbn_deploy.latency.record import LatencyRecord, utc_now
+from fbn_deploy.rundir import RunDir
+from fbn_deploy.targets import Target, ready_target
 
 BY_TABLE = ["--predictor", "table"]
 FULL = 0.9  # of the budget
@@ -50,6 +54,66 @@ while os.getppid() == parent:
         sum(range(10_000))
     time.sleep(rng.uniform(1, 15))
 """
+
+
+@dataclass
+class Log:
+    """A folder with what was surveyed, each search, and each profile, as they were done."""
+
+    folder: Path
+
+    def spans(self, targets: list[Target], console: Console) -> dict[str, tuple[float, float]]:
+        """Target → the least and the largest latency of its survey, which is made once."""
+        path, device = self.folder / "spans.json", targets[0].device()
+        kept = read_json(path) if path.exists() else {"device": device, "ms": {}}
+        if kept["device"] != device:
+            raise SystemExit(f"{path} is of {kept['device']}; this is {device}.")
+        for name in (each.name for each in targets):
+            if name not in kept["ms"]:
+                least, _, most = surveyed_ms(name, self.folder)
+                kept["ms"][name] = [least, most]
+                write_json(path, kept)
+            console.print(f"{name}: {kept['ms'][name]} ms surveyed")
+        return {name: (least, most) for name, (least, most) in kept["ms"].items()}
+
+    def search(self, seed: int, target: str, budget_ms: float) -> Promise | None:
+        """The deployment of ``seed``, made now or earlier; None when it refused its budget."""
+        path = self._path(seed)
+        if path.exists():
+            return self._kept(read_json(path))
+        promise = promised(target, budget_ms, seed, self.folder, BY_TABLE)
+        content = {"target": target, "budget_ms": budget_ms, "seed": seed, "profiles": []}
+        if promise is not None:
+            content |= {"run": str(promise.run.path), "seconds": promise.seconds}
+        write_json(path, content)
+        return promise
+
+    def profile(self, promise: Promise, times: int) -> None:
+        """Measures a winner again until it was profiled ``times`` times."""
+        path = self._path(promise.seed)
+        while len(promise.profiles) < times:
+            promise.profiles.append(profiled(promise, self.folder / "cache"))
+            records = [record.as_json() for record in promise.profiles]
+            write_json(path, read_json(path) | {"profiles": records})
+
+    def _path(self, seed: int) -> Path:
+        return self.folder / f"search-{seed}.json"
+
+    def _kept(self, content: dict[str, Any]) -> Promise | None:
+        if "run" not in content:
+            return None
+        run = RunDir(Path(content["run"]))
+        target = content["target"]
+        return Promise(
+            run,
+            target,
+            content["budget_ms"],
+            content["seed"],
+            content["seconds"],
+            read_json(run.search)["best"]["confirmed"][target],
+            ended_s=-math.inf,
+            profiles=[LatencyRecord.from_json(each) for each in content["profiles"]],
+        )
 
 
 @contextlib.contextmanager
@@ -94,6 +158,7 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=50)
     parser.add_argument("--minutes", type=float, default=math.inf)
     parser.add_argument("--targets", nargs="+", default=["onnxruntime-cpu", "openvino-cpu"])
+    parser.add_argument("--folder", type=Path)
     default = Path(__file__).parent / "results/searches_loaded.json"
     parser.add_argument("--out", type=Path, default=default)
     said = parser.parse_args()
@@ -101,20 +166,17 @@ def main() -> None:
     targets = [ready_target(name) for name in said.targets]
     started, refused = time.monotonic(), 0
     promises: list[Promise] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        spans = {}
-        for each in targets:
-            least, _, most = surveyed_ms(each.name, folder)
-            spans[each.name] = (least, most)
-            console.print(f"{each.name}: {spans[each.name]} ms surveyed")
+    with contextlib.ExitStack() as stack:
+        folder = said.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        log = Log(folder)
+        spans = log.spans(targets, console)
         with foreign_load():
             for seed in range(said.searches):
                 if time.monotonic() - started > 60 * said.minutes:
                     break
                 target = said.targets[seed % len(said.targets)]
                 budget_ms = drawn_budget_ms(seed, *spans[target])
-                promise = promised(target, budget_ms, seed, folder, BY_TABLE)
+                promise = log.search(seed, target, budget_ms)
                 if promise is None:
                     refused += 1
                     console.print(f"seed {seed}: {target} {budget_ms:g} ms is met by nothing")
@@ -124,9 +186,9 @@ def main() -> None:
                     f"seed {seed}: {target} {budget_ms:g} ms, promised "
                     f"{promise.confirmed['upper_ms']:.3f} ms ({promise.seconds:.0f} s)"
                 )
-        for _ in range(2):
+        for times in (1, 2):
             for promise in promises:
-                promise.profiles.append(profiled(promise, folder / "cache"))
+                log.profile(promise, times)
         rows = [judged(promise) for promise in promises]
     if not rows:
         raise SystemExit("No search found a winner: allow more searches or minutes.")
