@@ -158,7 +158,8 @@ def target_rows(target: Target, graphs: dict[str, bytes], quick: bool) -> list[d
 def _measured(
     target: Target, model: bytes, precision: str, batch: int, quick: bool
 ) -> dict[str, Any]:
-    from fbn_deploy.latency.timing import CONFIRM, QUICK, time_runs
+    from fbn_deploy.latency.protocol import CONFIRM, QUICK
+    from fbn_deploy.latency.timing import time_runs
 
     opened_s = []
     for last in (False, True):

@@ -35,9 +35,9 @@ SPACE = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resol
 # Timing that takes milliseconds: this is about files and environments, not about care.
 FBN = """
 import dataclasses
-from fbn_deploy.latency import timing
-timing.PROTOCOLS["quick"] = dataclasses.replace(
-    timing.QUICK, warmup_s=0.001, round_s=0.001, limit_s=0.01
+from fbn_deploy.latency import protocol
+protocol.PROTOCOLS["quick"] = dataclasses.replace(
+    protocol.QUICK, warmup_s=0.001, round_s=0.001, limit_s=0.01
 )
 from fbn_deploy.cli import main
 main()

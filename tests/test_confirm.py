@@ -46,7 +46,7 @@ class Meter:
         timing: dict[str, Any] = dict.fromkeys(
             ("worst_round_ms", "high_ms"), self.careful_ms[model]
         )
-        timing |= {"rounds": 10, "crowded": 0.9 if model in self.crowded else 0.1}
+        timing |= {"crowded_out": model in self.crowded}
         made = record(value_ms=self.careful_ms[model], **timing)
         return Confirmation((dataclasses.replace(made, slow_reference_us=None),) * processes)
 
@@ -76,8 +76,7 @@ class Fake:
     def measured(self, architecture: Architecture) -> LatencyRecord:
         name = architecture["name"]
         self.asked.append(name)
-        timing = {"rounds": 10, "crowded": 0.9 if name in self.crowded else 0.1}
-        return record(value_ms=self.quick_ms[name], **timing)
+        return record(value_ms=self.quick_ms[name], crowded_out=name in self.crowded)
 
 
 def population(names: str, costs_ms: Mapping[str, float]) -> Population:

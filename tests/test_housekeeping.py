@@ -22,8 +22,8 @@ from fbn_deploy.latency.housekeeping import (
     read_records,
     write_records,
 )
+from fbn_deploy.latency.protocol import QUICK
 from fbn_deploy.latency.record import LatencyRecord, conditions_of
-from fbn_deploy.latency.timing import QUICK
 from fbn_deploy.targets import ready_target
 
 

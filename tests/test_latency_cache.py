@@ -57,7 +57,13 @@ def record(
     conditions: Conditions = CONDITIONS, value_ms: float = 1.0, **timing: object
 ) -> LatencyRecord:
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(Timing)), value_ms)
-    numbers |= {"n": 10, "rounds": 5, "crowded": 0.0, "disturbed": ()} | timing
+    numbers |= {
+        "n": 10,
+        "rounds": 5,
+        "crowded": 0.0,
+        "crowded_out": False,
+        "disturbed": (),
+    } | timing
     return LatencyRecord(conditions, Timing(**numbers), "2026-01-01T00:00:00+00:00", 2600.0)
 
 

@@ -26,7 +26,7 @@ FBN = """
 from fbn_deploy.latency import crowding, timing
 timing._MAX_WAITED = timing._MAX_PRESSURE = timing._MAX_STEAL = timing._MAX_SPREAD = 1e9
 crowding.CROWDED = 1e9
-timing.Timing.crowded_out = False
+timing.MIN_ROUNDS = 0
 from fbn_deploy.pipeline import search
 search.SURVEYED = 14
 from fbn_deploy.latency.meter import LatencyMeter

@@ -46,7 +46,7 @@ def record(
     **timing: float | None,
 ) -> LatencyRecord:
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(Timing)), value_ms)
-    numbers |= {"n": 10, "rounds": 5, "crowded": 0.0, "disturbed": ()}
+    numbers |= {"n": 10, "rounds": 5, "crowded": 0.0, "crowded_out": False, "disturbed": ()}
     numbers |= {"reference_us": reference_us} | timing
     date = "2026-01-01T00:00:00+00:00"
     return LatencyRecord(
@@ -102,7 +102,7 @@ def test_a_confirmation_in_a_slow_moment_keeps_its_worst_round() -> None:
 
 
 def test_the_worst_round_of_a_crowd_does_not_count() -> None:
-    crowd = {"rounds": 14, "crowded": 0.9, "worst_round_ms": 1.4, "high_ms": 1.1}
+    crowd = {"crowded_out": True, "worst_round_ms": 1.4, "high_ms": 1.1}
     assert Confirmation((record(1.0, 30.0, 36.0, **crowd),)).upper_ms == pytest.approx(1.2)
     assert Confirmation((record(1.0, 35.0, 36.0, **crowd),)).upper_ms == 1.1
 
@@ -169,16 +169,16 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
 @pytest.mark.parametrize(
     ("today_ms", "crowded", "bound_ms", "measured"),
     [
-        (1.19, 0.0, 1.2, [1.19]),  # it holds, and is not asked again
-        (1.21, 0.0, 1.21, [1.21, 1.21, 1.21]),  # the check and two more processes
-        (1.21, 0.9, 1.2, [1.21, 1.21]),  # a crowd tells nothing; it is asked again
+        (1.19, False, 1.2, [1.19]),  # it holds, and is not asked again
+        (1.21, False, 1.21, [1.21, 1.21, 1.21]),  # the check and two more processes
+        (1.21, True, 1.2, [1.21, 1.21]),  # a crowd tells nothing; it is asked again
     ],
 )
 def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_its_bound(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     today_ms: float,
-    crowded: float,
+    crowded: bool,
     bound_ms: float,
     measured: list[float],
 ) -> None:
@@ -195,10 +195,10 @@ def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_i
 
         monkeypatch.setattr(confirm, "record_from_fresh_process", measure)
 
-    measuring("2026-01-01T00:00:00+00:00", 1.0, worst_round_ms=1.2, crowded=0.0)
+    measuring("2026-01-01T00:00:00+00:00", 1.0, worst_round_ms=1.2)
     LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu())
     done.clear()
-    measuring(utc_now(), today_ms, crowded=crowded)
+    measuring(utc_now(), today_ms, crowded_out=crowded)
     meter = LatencyMeter(target, cache=cache)
     assert meter.confirm_in_fresh_process(relu(), processes=1).upper_ms == bound_ms
     assert meter.confirm_in_fresh_process(relu()).upper_ms == bound_ms
@@ -232,7 +232,7 @@ def test_behind_a_process_in_a_crowd_others_do_not_wait_for_it_to_end(
         source: object, conditions: Conditions, protocol: str, pace: object, patient: bool
     ) -> LatencyRecord:
         patience.append(patient)
-        return record(conditions=conditions, crowded=0.9 if len(patience) == 2 else 0.0)
+        return record(conditions=conditions, crowded_out=len(patience) == 2)
 
     monkeypatch.setattr(confirm, "record_from_fresh_process", measure)
     LatencyMeter(ready_target("onnxruntime-cpu")).confirm_in_fresh_process(relu(), processes=4)

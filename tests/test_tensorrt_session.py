@@ -15,7 +15,8 @@ from onnx.reference import ReferenceEvaluator
 from test_targets import images, small_network
 
 from fbn_deploy.errors import FBNError
-from fbn_deploy.latency.timing import QUICK, time_runs
+from fbn_deploy.latency.protocol import QUICK
+from fbn_deploy.latency.timing import time_runs
 from fbn_deploy.targets._tensorrt.session import TensorRtSession
 
 Opened = Callable[..., tuple[TensorRtSession, Cuda]]

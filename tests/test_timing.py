@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.machine import Snapshot, ThisMachine
-from fbn_deploy.latency.timing import CONFIRM, QUICK, TimingProtocol, time_runs
+from fbn_deploy.latency.protocol import CONFIRM, QUICK, TimingProtocol
+from fbn_deploy.latency.timing import time_runs
 
 pytestmark = pytest.mark.alone  # It judges how steady the machine is.
 
@@ -300,7 +301,7 @@ def test_a_crowd_that_stays_is_named_where_a_calmer_core_is_known() -> None:
     machine = CrowdedMachine(lambda now_s: True)
     timing = time_runs(machine.enqueue, patient, machine, pace=Pace(60.0, 40.0))
     assert timing.value_ms == pytest.approx(1.5)
-    assert timing.disturbed == ("somebody else computed on the core in 100% of the rounds",)
+    assert timing.disturbed == ("somebody else computed on the core 100% of the time",)
     assert timing.crowded_out
     assert machine.time_s == pytest.approx(0.3, abs=0.03), "It was waited for more than once."
     assert time_runs(machine.enqueue, patient, machine).disturbed == ()

@@ -15,9 +15,10 @@ from fbn_deploy.latency import confirm
 from fbn_deploy.latency.crowding import Pace, best_pace
 from fbn_deploy.latency.machine import arithmetic_work
 from fbn_deploy.latency.network import Network, network_from
+from fbn_deploy.latency.protocol import CONFIRM, PROTOCOLS, TimingProtocol
 from fbn_deploy.latency.record import Conditions, LatencyRecord, conditions_of, utc_now
 from fbn_deploy.latency.slowdown import slow_reference_us, slowdown_of
-from fbn_deploy.latency.timing import CONFIRM, PROTOCOLS, Timing, TimingProtocol, time_runs
+from fbn_deploy.latency.timing import Timing, time_runs
 
 if TYPE_CHECKING:
     import onnx_ir

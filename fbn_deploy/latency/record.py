@@ -15,12 +15,12 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.timing import Timing
 
 if TYPE_CHECKING:
-    from fbn_deploy.latency.timing import TimingProtocol
+    from fbn_deploy.latency.protocol import TimingProtocol
     from fbn_deploy.targets import Target
 
 SCHEMA = 1
 # Numbers that older records lack.
-_LATER = frozenset({"best_arithmetic_us", "best_reference_us", "crowded"})
+_LATER = frozenset({"best_arithmetic_us", "best_reference_us", "crowded", "crowded_out"})
 
 
 @dataclass(frozen=True)

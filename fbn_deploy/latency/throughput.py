@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.cache import known_pace
 from fbn_deploy.latency.network import network_from
+from fbn_deploy.latency.protocol import QUICK
 from fbn_deploy.latency.record import utc_now
-from fbn_deploy.latency.timing import QUICK, time_runs
+from fbn_deploy.latency.timing import time_runs
 from fbn_deploy.targets import Parallel
 
 if TYPE_CHECKING:

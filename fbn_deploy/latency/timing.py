@@ -6,8 +6,7 @@ counted, kept in p90 and p99, and left out of the median as long as half of them
 preemption is the rule (a long run on a busy machine has no undisturbed sample at all), what the
 process waited for a core meanwhile (the scheduler's run-queue delay) is taken off each of them;
 with several threads that wait at the same time it is not known, and nothing is taken off. In the
-same way rounds are left out during which somebody else computed on our core (``crowding.py``),
-and none begins while somebody does, as long as the protocol is patient.
+same way moments are left out during which somebody else computed on our core (``rounds.py``).
 
 The confidence interval comes from the medians of rounds (batch means): m ± t·s/√k over k rounds,
 because neighbouring runs are far from independent. It covers what varies between rounds, not a
@@ -38,85 +37,22 @@ import dataclasses
 import gc
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fbn_deploy.latency.crowding import Pace, best_pace
 from fbn_deploy.latency.machine import Machine, Snapshot, ThisMachine
+from fbn_deploy.latency.protocol import TimingProtocol
+from fbn_deploy.latency.rounds import MIN_ROUNDS, Enqueue, Sampling, half_width, pause, work
 
-# 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond the table: normal.
-_T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
-_T_MANY = 2.0
 # A measurement is called disturbed beyond these shares. A quiet process on the machine above
 # shows under 1 % of each, and its rounds vary by 2 to 3 %.
 _MAX_WAITED = 0.03
 _MAX_PRESSURE = 0.10
 _MAX_STEAL = 0.02
 _MAX_SPREAD = 0.05
-_MIN_RUNS_PER_ROUND = _MIN_ROUNDS = 3
-# Changes when the same runs would give another number.
-_METHOD = "waits and crowded rounds off, awake, by products and exponentials, in quiet moments"
-# A core that slept for 0.35 s needs 5 ms of work until arithmetic has its full speed (it begins
-# at 0.4 of it; medians of 60 pauses): what is read before that looks like a crowd.
-_WAKING_S = 0.02
-_ASKING_S = 0.005  # of runs between two looks at a crowd: asleep, the core would look crowded
-
-Enqueue = Callable[[], "float | None"]
 _MAD_TO_SIGMA = 1.4826
-
-
-@dataclass(frozen=True)
-class TimingProtocol:
-    """How long and how often. Times in seconds; ``width`` is the half-width of the median's
-    95 % interval, relative to it, at which timing ends. ``limit_s`` ends it in any case,
-    and later by what was lost to a crowd, ``patience_s`` at most."""
-
-    name: str
-    warmup_s: float
-    warmup_runs: int
-    round_s: float
-    min_rounds: int
-    width: float
-    limit_s: float
-    patience_s: float = 0.0
-    pause_s: float = 0.0
-    attempts: int = 1
-
-    @property
-    def label(self) -> str:
-        """Name, method and every number: records made otherwise are not mixed with these."""
-        numbers = dataclasses.astuple(self)[1:]
-        return f"{self.name}({', '.join(f'{number:g}' for number in numbers)}; {_METHOD})"
-
-
-QUICK = TimingProtocol(
-    name="quick",
-    warmup_s=0.04,
-    warmup_runs=5,
-    round_s=0.03,
-    min_rounds=9,
-    width=0.015,
-    limit_s=0.9,
-    patience_s=0.5,
-)
-"""A candidate in a search: 0.3 s for a 1 ms network on a quiet machine."""
-
-CONFIRM = TimingProtocol(
-    name="confirm",
-    warmup_s=0.2,
-    warmup_runs=10,
-    round_s=0.25,
-    min_rounds=6,
-    width=0.015,
-    limit_s=5.0,
-    patience_s=20.0,
-    pause_s=0.35,
-    attempts=3,
-)
-"""A promise: rounds spread over seconds, timed again (three times at most) when disturbed."""
-
-PROTOCOLS = {protocol.name: protocol for protocol in (QUICK, CONFIRM)}
 
 
 @dataclass(frozen=True)
@@ -153,14 +89,10 @@ class Timing:
     """The shortest a and ρ of the rounds (``crowding.py``); None where the device's own clock
     times."""
     crowded: float = 0.0
-    """Share of rounds during which somebody else computed on the core; left out of the median and
-    ``worst_round_ms`` unless the measurement is called disturbed by them."""
-
-    @property
-    def crowded_out(self) -> bool:
-        """Whether so few rounds had the core to themselves that the crowded ones count as well."""
-        own = round(self.rounds * (1 - self.crowded))
-        return self.crowded > 0 and own < _MIN_ROUNDS
+    """Share of the time during which somebody else computed on the core, waiting apart; left out of
+    the median and ``worst_round_ms`` unless ``crowded_out``."""
+    crowded_out: bool = False
+    """Whether so little was sampled with the core to itself that the crowded time counts too."""
 
     @property
     def pace(self) -> Pace | None:
@@ -195,168 +127,38 @@ def time_runs(
         protocol = dataclasses.replace(protocol, patience_s=0.0)
     timings: list[Timing] = []
     with _without_gc():
-        _work(enqueue, protocol.warmup_s, machine, runs=protocol.warmup_runs)
+        work(enqueue, protocol.warmup_s, machine, runs=protocol.warmup_runs)
         for attempt in range(protocol.attempts):
             if attempt:
-                _pause(2.0 ** (attempt - 1), enqueue, machine)
-            timings.append(_timed_rounds(enqueue, protocol, machine, one_thread, pace))
+                pause(2.0 ** (attempt - 1), enqueue, machine)
+            before = machine.snapshot()
+            sampling = Sampling(enqueue, protocol, machine, one_thread, pace)
+            sampling.run()
+            timings.append(_timing(sampling, before, machine.snapshot()))
+            pace = sampling.best
             if not timings[-1].disturbed or timings[-1].crowded_out:
                 break
     return min(timings, key=lambda t: (len(t.disturbed), (t.high_ms - t.low_ms) / t.value_ms))
 
 
-@dataclass(frozen=True)
-class _Round:
-    clean_ms: tuple[float, ...]
-    preempted_ms: tuple[float, ...]
-    waitless_ms: tuple[float, ...]
-    """The preempted samples less what they waited for a core."""
-    seconds: float
-    reference_us: float
-    paces: tuple[Pace, ...]
-    """Before and after the round; none when the device's own clock timed."""
-
-    @property
-    def used_ms(self) -> tuple[float, ...]:
-        """The clean samples, or all when preemption was the rule."""
-        enough = len(self.clean_ms) >= len(self.preempted_ms)
-        return self.clean_ms if enough else self.clean_ms + self.waitless_ms
-
-    @property
-    def median_ms(self) -> float:
-        return statistics.median(self.used_ms)
-
-
-def _work(enqueue: Enqueue, seconds: float, machine: Machine, runs: int = 1) -> None:
-    """Runs for ``seconds``, and at least so many times."""
-    end_s = machine.now_s() + seconds
-    done = 0
-    while done < runs or machine.now_s() < end_s:
-        enqueue()
-        done += 1
-
-
-def _pause(seconds: float, enqueue: Enqueue, machine: Machine) -> None:
-    machine.sleep(seconds)
-    _work(enqueue, _WAKING_S, machine)
-
-
-def _timed_rounds(
-    enqueue: Enqueue,
-    protocol: TimingProtocol,
-    machine: Machine,
-    one_thread: bool,
-    pace: Pace | None,
-) -> Timing:
-    """Rounds until the interval is narrow enough, or the time limit ends it (three rounds at
-    least, however slow the network)."""
-    rounds: list[_Round] = []
-    before = machine.snapshot()
-    paused_s = waited_s = crowded_s = 0.0
-    while True:
-        if pace is not None:
-            patience_s = protocol.patience_s - waited_s - crowded_s
-            waited_s += _await_own_core(enqueue, machine, pace, patience_s)
-        rounds.append(_round(enqueue, protocol, machine, one_thread))
-        pace = best_pace((pace, *rounds[-1].paces))
-        own = _own(rounds, pace)
-        crowded_s = sum(each.seconds for each in rounds) - sum(each.seconds for each in own)
-        limit_s = protocol.limit_s + min(waited_s + crowded_s, protocol.patience_s)
-        over = len(rounds) >= _MIN_ROUNDS and machine.now_s() - before.time_s >= limit_s
-        if over or _settled(own, protocol):
-            return _timing(rounds, own, before, machine.snapshot(), paused_s)
-        if protocol.pause_s:
-            _pause(protocol.pause_s, enqueue, machine)
-            paused_s += protocol.pause_s
-
-
-def _settled(rounds: list[_Round], protocol: TimingProtocol) -> bool:
-    """Whether there are enough rounds and their interval is narrow enough."""
-    if len(rounds) < max(protocol.min_rounds, _MIN_ROUNDS):
-        return False
-    medians = [each.median_ms for each in rounds]
-    return _half_width(medians) <= protocol.width * statistics.median(medians)
-
-
-def _await_own_core(enqueue: Enqueue, machine: Machine, best: Pace, at_most_s: float) -> float:
-    """Runs until nobody else computes on the core, ``at_most_s`` seconds; how many it took."""
-    start_s = now_s = machine.now_s()
-    while now_s - start_s < at_most_s:
-        reference_us = machine.reference_us()
-        if not Pace(machine.arithmetic_us(), reference_us).is_crowded(best):
-            break
-        _work(enqueue, _ASKING_S, machine)
-        now_s = machine.now_s()
-    return now_s - start_s
-
-
-def _own(rounds: list[_Round], best: Pace | None) -> list[_Round]:
-    """Those of ``rounds`` that had the core to themselves, as far as is known by now."""
-    if best is None:
-        return rounds
-    return [each for each in rounds if not any(pace.is_crowded(best) for pace in each.paces)]
-
-
-def _round(
-    enqueue: Enqueue, protocol: TimingProtocol, machine: Machine, one_thread: bool
-) -> _Round:
-    started_s, reference_us = machine.now_s(), machine.reference_us()
-    arithmetic_us = machine.arithmetic_us()
-    now_s, preemptions = machine.now_s, machine.preemptions
-    clean: list[float] = []
-    preempted: list[float] = []
-    waitless: list[float] = []
-    device_ms: float | None = None
-    enqueue()  # the reference and the pause have cooled the caches
-    switches, waited_s = preemptions(), machine.snapshot().waited_s
-    end_s = now_s() + protocol.round_s
-    while len(clean) + len(preempted) < _MIN_RUNS_PER_ROUND or now_s() < end_s:
-        start_s = now_s()
-        device_ms = enqueue()
-        elapsed_ms = (now_s() - start_s) * 1e3 if device_ms is None else device_ms
-        switched = preemptions()
-        if switched == switches:
-            clean.append(elapsed_ms)
-            continue
-        before_s, waited_s = waited_s, machine.snapshot().waited_s
-        wait_ms = (waited_s - before_s) * 1e3 if one_thread and device_ms is None else 0.0
-        preempted.append(elapsed_ms)
-        waitless.append(elapsed_ms - wait_ms if wait_ms < elapsed_ms else elapsed_ms)
-        switches = preemptions()  # reading the counters may have been interrupted as well
-    paces: tuple[Pace, ...] = ()
-    if device_ms is None:
-        both_us = (arithmetic_us, machine.arithmetic_us())
-        paces = tuple(Pace(each_us, reference_us) for each_us in both_us)
-    return _Round(
-        clean_ms=tuple(clean),
-        preempted_ms=tuple(preempted),
-        waitless_ms=tuple(waitless),
-        seconds=now_s() - started_s,
-        reference_us=reference_us,
-        paces=paces,
-    )
-
-
-def _timing(
-    rounds: list[_Round],
-    own: list[_Round],
-    before: Snapshot,
-    after: Snapshot,
-    paused_s: float,
-) -> Timing:
-    everything = sorted(t for r in rounds for t in r.clean_ms + r.preempted_ms)
-    crowded = 1 - len(own) / len(rounds)
-    used = own if len(own) >= _MIN_ROUNDS else rounds
+def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
+    rounds, slices, own = sampling.rounds, sampling.slices, sampling.own
+    crowded = 1 - math.fsum(
+        each.seconds for each in slices if each.is_own(sampling.best)
+    ) / math.fsum(each.seconds for each in slices)
+    crowded_out = len(own) < MIN_ROUNDS
+    used = rounds if crowded_out else own
+    everything = sorted(ms for each in slices for ms in each.clean_ms + each.preempted_ms)
     medians = [each.median_ms for each in used]
-    best = best_pace(pace for each in rounds for pace in each.paces)
-    value_ms = statistics.median([t for r in used for t in r.used_ms])
-    half_ms = _half_width(medians)
+    best = best_pace(pace for each in slices for pace in each.paces)
+    value_ms = statistics.median([ms for each in used for ms in each.used_ms])
+    half_ms = half_width(medians)
     center_ms = statistics.median(medians)
     deviations = [abs(median - center_ms) for median in medians]
     spread = _MAD_TO_SIGMA * statistics.median(deviations) / center_ms
     elapsed_s = max(after.time_s - before.time_s, 1e-9)
-    busy_s = max(elapsed_s - paused_s, 1e-9)
-    preempted = sum(len(r.preempted_ms) for r in rounds) / len(everything)
+    busy_s = max(elapsed_s - sampling.paused_s, 1e-9)
+    preempted = sum(len(each.preempted_ms) for each in slices) / len(everything)
     waited = (after.waited_s - before.waited_s) / busy_s
     shares = (
         (waited, _MAX_WAITED, "waited for a core {:.0%} of the time"),
@@ -372,9 +174,9 @@ def _timing(
         ),
         (spread, _MAX_SPREAD, "rounds varied by {:.0%}"),
         (
-            crowded if used is rounds else 0.0,
+            crowded if crowded_out else 0.0,
             0.0,
-            "somebody else computed on the core in {:.0%} of the rounds",
+            "somebody else computed on the core {:.0%} of the time",
         ),
     )
     return Timing(
@@ -391,21 +193,15 @@ def _timing(
         preempted=preempted,
         waited=waited,
         load=after.load,
-        reference_us=statistics.median(r.reference_us for r in used),
+        reference_us=statistics.median(
+            each.reference_us for round_ in used for each in round_.slices
+        ),
         disturbed=tuple(text.format(share) for share, most, text in shares if share > most),
         best_arithmetic_us=best.arithmetic_us if best else None,
         best_reference_us=best.reference_us if best else None,
         crowded=crowded,
+        crowded_out=crowded_out,
     )
-
-
-def _half_width(medians: list[float]) -> float:
-    """Half-width of the 95 % interval of the rounds' mean; infinite for one round."""
-    k = len(medians)
-    if k < 2:
-        return math.inf
-    t = _T[k - 2] if k - 2 < len(_T) else _T_MANY
-    return t * statistics.stdev(medians) / math.sqrt(k)
 
 
 def _quantile(ordered: list[float], share: float) -> float:

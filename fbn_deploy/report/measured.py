@@ -63,10 +63,12 @@ def record_of(content: Fields) -> Record:
         found = LatencyRecord.from_json(content.content)
     except FBNError as error:
         raise FBNError(f"{content.path}: {content.place}: {error}") from None
-    for name in {field.name for field in dataclasses.fields(Timing)} - _MAY_LACK - {"disturbed"}:
+    named = {field.name for field in dataclasses.fields(Timing)}
+    for name in named - _MAY_LACK - {"crowded_out", "disturbed"}:
         content.number(name)
     for name in (*_MAY_LACK, "clock_mhz", "slow_reference_us"):
         content.number_or_none(name)
+    content.flag("crowded_out")
     content.text("date")
     content.texts("disturbed")
     content.numbers("cores")
