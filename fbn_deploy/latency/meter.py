@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 PROCESSES = 3  # that confirm a latency
 STALE_S = 600.0
 """Within minutes a machine's speed is what ``slowdown.py`` reckons with. Hours apart, a search
-promised 3.86 ms by records of a faster hour, for a network that then took 4.12 (README)."""
+once promised 3.86 ms by records of a faster hour, for a network that then took 4.12."""
 
 
 @dataclass(frozen=True)
