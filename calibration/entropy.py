@@ -12,6 +12,11 @@ those in the first i bins. Where bin i is empty, Q would be 0 where P holds the 
 far apart; one value is put there then. Few values give 0 for many i, up to rounding; the widest of
 equals is taken, which clips least. Summed over groups this needs only running sums of p,
 p log p and the non-empty bins, so that all i are computed at once.
+
+It takes a spike for information: where a channel hardly varies, one bin holds its values, and a
+group of it with others diverges more than clipping does. Behind the first depthwise layer of a
+MobileNet (``benchmarks/precision.py``) the least divergence lay at 23 % of the range, with 12 % of
+the values above; the network lost 14 points by it, where ``mse`` lost none.
 """
 
 from __future__ import annotations
