@@ -7,9 +7,12 @@ registered by hand. Files that start with an underscore are shared parts, not en
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import os
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -39,12 +42,16 @@ def load_file(path: Path, kind: str) -> ModuleType:
     path = Path(path)
     if not path.is_file():
         raise FBNError(f"There is no file {path} to read a {kind} from.")
-    spec = importlib.util.spec_from_file_location(f"fbn_user_{path.stem}", path)
+    place = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+    name = f"fbn_user_{path.stem}_{place}"
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise FBNError(f"{path} is no Python file; a {kind} is read from a file that ends in .py.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses and pickle look for it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        sys.modules.pop(name, None)
         raise FBNError(f"{path} failed to run: {type(error).__name__}: {error}") from error
     return module

@@ -156,6 +156,46 @@ def test_a_space_that_no_supernet_can_be_made_of_begins_no_run(
     open_run(run, Given(space=str(space), resolution=16), Silent())
 
 
+WITH_A_DATACLASS = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Stage:
+    channels: int = {channels}
+
+
+def network(num_classes, resolution):
+    return nn.Linear(Stage().channels, num_classes)
+"""
+
+
+def test_a_space_file_may_define_dataclasses_and_another_one_may_have_its_name(
+    tmp_path: Path,
+) -> None:
+    networks = []
+    for channels in (4, 8):
+        path = tmp_path / str(channels) / "mine.py"
+        path.parent.mkdir()
+        path.write_text(WITH_A_DATACLASS.format(channels=channels))
+        networks.append(definition(str(path), 16))
+    assert [each.network(3, 0).in_features for each in networks] == [4, 8]
+    assert networks[0].module.Stage.__module__ != networks[1].module.Stage.__module__
+
+
+def test_a_space_file_that_fails_leaves_no_half_of_a_module(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("x = 1 / 0\n")
+    before = set(sys.modules)
+    with pytest.raises(FBNError, match=r"mine\.py failed to run: ZeroDivisionError"):
+        definition(str(path), 16)
+    assert set(sys.modules) == before
+
+
 @pytest.mark.parametrize("option", ["width", "**kw", "*more"])
 def test_options_of_a_space_without_defaults_are_refused_by_name(
     option: str, tmp_path: Path
