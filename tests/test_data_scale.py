@@ -108,6 +108,46 @@ def test_labels_may_be_names_or_json(tmp_path: Path) -> None:
     assert load_data(str(tmp_path), resolution=16, seed=0).classes == ("x", "y")
 
 
+def part(path: Path, first: int, count: int = 6) -> Path:
+    """A shard of that many samples, classes 0 and 1 by turns."""
+    samples = [sample(f"{first}_{k}", k % 2, first + k) for k in range(count)]
+    return shard(path, {name: content for each in samples for name, content in each.items()})
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"),
+        ("cifar_train.00.tar", "cifar_test-00.tar"),
+        ("Train2017.tar", "val2017.tar"),
+        ("training-0.tar", "testing-0.tar"),
+        ("flowers-train/0.tar", "flowers-valid/0.tar"),
+        ("shards/train-0.tar", "shards/test-0.tar"),
+    ],
+)
+def test_the_part_of_a_shard_is_any_word_of_its_name(tmp_path: Path, train: str, test: str) -> None:
+    part(tmp_path / train, 0)
+    part(tmp_path / test, 100)
+    data = load_data(f"wds:{tmp_path}", resolution=24, seed=0)
+    assert (len(data.full_train), len(data.test)) == (6, 6)
+    assert np.array_equal(
+        data.test.batch([0])[0].permute(1, 2, 0), np.asarray(Image.open(io.BytesIO(png(100))))
+    )
+
+
+def test_shards_that_say_no_part_are_training_data_only_if_none_does(tmp_path: Path) -> None:
+    part(tmp_path / "flowers-0.tar", 0)
+    part(tmp_path / "flowers-1.tar", 100)
+    data = load_data(f"wds:{tmp_path}", resolution=24, seed=0)
+    assert (len(data.full_train), len(data.test)) == (10, 2), "A fifth of each class is held out."
+    part(tmp_path / "flowers-val-0.tar", 200)
+    message = refusal(f"wds:{tmp_path}")
+    assert "2 of 3 shards say no part" in message
+    assert "flowers-0.tar, flowers-1.tar" in message
+    part(tmp_path / "train-test-0.tar", 300)
+    assert "the name of train-test-0.tar says both test and train" in refusal(f"wds:{tmp_path}")
+
+
 @pytest.mark.parametrize("kept", [0.3, 0.9])
 def test_a_shard_cut_short_is_named(tmp_path: Path, kept: float) -> None:
     shards(tmp_path)

@@ -1,9 +1,10 @@
 """Images in tar shards, as WebDataset writes them, for sets of more files than a disk likes.
 
-``DIR/train-000000.tar``, ``DIR/val-000000.tar`` or ``DIR/train/*.tar``: what stands before the
-first dash or digit, or the folder, is the part. A sample is the files that share a name up to the
-first dot: ``0001.jpg`` and ``0001.cls``, a class number or name, or ``0001.json`` with a ``label``;
-``DIR/classes.txt`` names the classes by line where they are numbers.
+``DIR/train-000000.tar``, ``DIR/cifar_val-00.tar`` or ``DIR/train/*.tar``: a word of the folder's
+or the file's name is the part. Where no shard says one, all are training data; where only some do,
+they are refused, so that no test image trains unseen. A sample is the files that share a name up to
+the first dot: ``0001.jpg`` and ``0001.cls``, a class number or name, or ``0001.json`` with a
+``label``; ``DIR/classes.txt`` names the classes by line where they are numbers.
 
 The shards are read once through for the places of their files. Every image is then read from its
 place, so that batches, splits and resuming are those of a folder: WebDataset's own reader streams
@@ -16,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +32,7 @@ from fbn_deploy.data.source import Source, mistakes_error, some
 from fbn_deploy.errors import FBNError
 
 _BLOCK = 512  # tar pads every file to blocks of this many bytes
+_WORDS = {**PARTS, "training": "train", "testing": "test"}
 
 
 @dataclass(frozen=True)
@@ -83,11 +86,13 @@ def read_shards(directory: Path) -> Source:
             f"{directory} holds no tar shards. They are named train-000000.tar and so on, and "
             "val-000000.tar where there is a validation set."
         )
+    of_shards, mistakes = _parts(directory, shards)
+    if mistakes:
+        raise mistakes_error(f"the shards in {directory}", mistakes)
     places: list[Place] = []
     answers: list[str] = []
     parts: dict[str, list[int]] = {}
-    mistakes: list[str] = []
-    for part, shard in shards:
+    for part, shard in zip(of_shards, shards, strict=True):
         found, wrong = _samples(shard)
         mistakes += wrong
         parts.setdefault(part, []).extend(range(len(places), len(places) + len(found)))
@@ -148,14 +153,35 @@ def _classes(directory: Path, answers: Sequence[str]) -> _Classes:
     return _Classes(known, names)
 
 
-def _shards(directory: Path) -> list[tuple[str, Path]]:
-    """(part, shard), in the order of names."""
-    found = []
-    for path in sorted([*directory.glob("*.tar"), *directory.glob("*/*.tar")]):
-        own = path.parent.name if path.parent != directory else path.name
-        word = own.partition(".")[0].rstrip("0123456789-_").partition("-")[0].lower()
-        found.append((PARTS.get(word, "train"), path))
-    return found
+def _shards(directory: Path) -> list[Path]:
+    return sorted([*directory.glob("*.tar"), *directory.glob("*/*.tar")])
+
+
+def _parts(directory: Path, shards: Sequence[Path]) -> tuple[list[str], list[str]]:
+    """The part of every shard, and what is wrong with their names."""
+    said = {shard: _said(directory, shard) for shard in shards}
+    if not any(said.values()):
+        return ["train"] * len(shards), []
+    mistakes = [
+        f"the name of {shard.relative_to(directory)} says both {' and '.join(parts)}"
+        for shard, parts in said.items()
+        if len(parts) > 1
+    ]
+    if silent := [str(shard.relative_to(directory)) for shard, parts in said.items() if not parts]:
+        mistakes.append(
+            f"{len(silent)} of {len(shards)} shards say no part (train, val or test) in their "
+            f"names, but others do; rename them or move them away: {some(silent)}"
+        )
+    return [part for parts in said.values() for part in parts], mistakes
+
+
+def _said(directory: Path, shard: Path) -> list[str]:
+    """The parts that the name of its folder says, else those that its own says."""
+    for name in (*shard.relative_to(directory).parts[:-1], shard.stem):
+        words = re.split(r"[\W\d_]+", name.lower())
+        if parts := sorted({_WORDS[word] for word in words if word in _WORDS}):
+            return parts
+    return []
 
 
 def _samples(shard: Path) -> tuple[list[tuple[Place, str]], list[str]]:
