@@ -191,6 +191,19 @@ def test_one_damaged_image_in_a_hundred_is_left_out_and_counted(tmp_path: Path) 
     assert sorted(rows.tolist()) == [row for row in range(100) if row != 7]
 
 
+@pytest.mark.parametrize("target", ["gone.png", "007.png"])
+def test_a_link_to_nothing_or_to_itself_is_one_unreadable_image(
+    tmp_path: Path, target: str
+) -> None:
+    link = folder(tmp_path, 50) / "a" / "007.png"
+    link.unlink()
+    link.symlink_to(target)
+    data = load_data(str(tmp_path), resolution=16, seed=0)
+    assert len(data.damaged) == 1
+    assert "a/007.png" in data.damaged[0]
+    assert "1 of 100 images cannot be read" in refusal(tmp_path, strict=True)
+
+
 def test_strict_refuses_it_and_more_than_one_in_a_hundred_is_refused_anyway(
     tmp_path: Path,
 ) -> None:

@@ -20,6 +20,7 @@ from fbn_deploy.data.source import Rows, Source, mistakes_error, some
 from fbn_deploy.errors import FBNError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_UNREAD = -1  # size of a file that cannot be looked at: its reader counts it as unreadable
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -80,15 +81,29 @@ def _listing(path: Path) -> _Folder:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                if _is_folder(entry):
                     folders.append(entry.name)
                 elif entry.name.lower().endswith(SUFFIXES):
-                    files.append((entry.name, entry.stat().st_size))
+                    files.append((entry.name, _size(entry)))
     except OSError as error:
         raise FBNError(
             f"Cannot read {error.filename or path}: {error.strerror or error}."
         ) from error
     return _Folder(sorted(files), sorted(folders))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_size
+    except OSError:  # a link to nothing
+        return _UNREAD
 
 
 def _class_mistakes(parts: Mapping[str, _Part]) -> list[str]:
