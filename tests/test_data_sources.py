@@ -141,6 +141,28 @@ def test_files_that_are_no_images_and_hidden_names_are_ignored(tmp_path: Path) -
     assert len(data.full_train) + len(data.test) == 6
 
 
+@pytest.mark.parametrize(
+    ("root", "archive"), [("", "all.tar"), ("", "a/all.tar"), ("train", "train.tar")]
+)
+def test_an_archive_beside_class_folders_is_no_shard(
+    tmp_path: Path, root: str, archive: str
+) -> None:
+    for name in ("a", "b"):
+        write_images(tmp_path / root / name, 5)
+    with tarfile.open(tmp_path / archive, "w") as tar:
+        tar.add(tmp_path / root / "a" / "0.png", "0.png")
+    assert load(tmp_path).classes == ("a", "b")
+    assert "has images without a class" in refusal(f"wds:{tmp_path}")
+
+
+def test_images_beside_shards_that_make_no_set_lead_to_the_shards(tmp_path: Path) -> None:
+    write_images(tmp_path / "preview", 1)
+    (tmp_path / "train-000000.tar").write_bytes(b"")
+    message = refusal(tmp_path)
+    assert "one class only, preview" in message
+    assert message.endswith(f"If its tar files are meant, pass --data wds:{tmp_path}.")
+
+
 def test_fingerprint_is_of_the_content_not_of_the_place_or_resolution(tmp_path: Path) -> None:
     for root in ("one", "two"):
         write_images(tmp_path / root / "a", 3)

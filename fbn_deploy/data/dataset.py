@@ -13,7 +13,7 @@ from torch import Tensor
 from fbn_deploy.data.augment import Augmentation, default_augmentation
 from fbn_deploy.data.cifar import LAYOUTS, read_cifar
 from fbn_deploy.data.digits import read_digits
-from fbn_deploy.data.folder import read_folder
+from fbn_deploy.data.folder import has_images, read_folder
 from fbn_deploy.data.images import Progress, images_from, unreadable
 from fbn_deploy.data.shards import has_shards, read_shards
 from fbn_deploy.data.source import Source
@@ -100,7 +100,7 @@ def load_data(
 ) -> ImageData:
     """The images that ``spec`` names: ``digits`` (the default), ``cifar10:DIR``, ``cifar100:DIR``
     or a folder with class folders, or train/ and val/ or test/ with class folders, in it; or
-    ``wds:DIR`` or a folder with tar shards.
+    ``wds:DIR`` or a folder with tar shards and no class folders of images.
 
     ``seed`` (at least 0) chooses the validation images. Sets of at most ``memory_limit_bytes``
     decoded are decoded once, here, with ``progress(done, total)``. Images that cannot be read are
@@ -161,7 +161,7 @@ def _read(spec: str, *, download: bool) -> Source:
         return read_shards(Path(directory).expanduser())
     path = Path(spec).expanduser()
     if path.exists():
-        return read_shards(path) if has_shards(path) else read_folder(path)
+        return _read_place(path)
     if scheme in LAYOUTS:
         raise FBNError(f"--data {spec} names no folder: write --data {scheme}:DIR.")
     known = ", ".join(f"{name}:DIR" for name in (*LAYOUTS, "wds"))
@@ -169,6 +169,18 @@ def _read(spec: str, *, download: bool) -> Source:
         f"--data {spec}: there is no such folder. Give a folder with one folder of images per "
         f"class, or train/ and val/ with such folders, or one of digits, {known}."
     )
+
+
+def _read_place(path: Path) -> Source:
+    """Images in folders, whatever archives lie beside them; else tar shards."""
+    if not has_shards(path):
+        return read_folder(path)
+    if not has_images(path):
+        return read_shards(path)
+    try:
+        return read_folder(path)
+    except FBNError as error:
+        raise FBNError(f"{error}\nIf its tar files are meant, pass --data wds:{path}.") from error
 
 
 def _channel_statistics(train: Split) -> tuple[Triple, Triple]:

@@ -36,6 +36,22 @@ class _Part:
     classes: dict[str, _Folder]
 
 
+def has_images(directory: Path) -> bool:
+    """Whether a class folder in ``directory``, or in a part of it, holds an image."""
+    return any(
+        not name.startswith(".") and name.lower().endswith(SUFFIXES)
+        for root in (directory, *(directory / part for part in PARTS))
+        for folder in _folders(root)
+        for name in os.listdir(folder)
+    )
+
+
+def _folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return [each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".")]
+
+
 def read_folder(directory: Path) -> Source:
     """The images under ``directory``; raises one ``FBNError`` with all its mistakes."""
     if not directory.is_dir():
