@@ -140,9 +140,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` as JSON, whole or not at all. NaN and infinities are our bug: refused."""
+    """Writes ``value`` as JSON, whole or not at all. NaN and infinities are our bug: refused.
+
+    What stands for the bytes of a name that is not UTF-8 is read back as it was: JSON's own escape
+    of it is what ``backslashreplace`` writes.
+    """
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_pipeline import fbn
 
 from fbn_deploy.data import HeldOut, ImageData, load_data, train_batches
 from fbn_deploy.distributed import Job
 from fbn_deploy.errors import FBNError
+from fbn_deploy.files import read_json
 from fbn_deploy.pipeline.context import Given, open_run
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.recipes import recipe
 from fbn_deploy.retrain.transform import timm_transform
+from fbn_deploy.rundir import RunDir
 
 
 def png(seed: int, side: int = 24) -> bytes:
@@ -224,6 +228,37 @@ def test_damage_that_shows_late_is_replaced_by_the_next_image_of_the_class(
     assert "a/007.png" in capfd.readouterr().err
     with pytest.raises(FBNError, match="2 of 100 images cannot be read"):
         data.train.images.batch(torch.tensor([99]))
+
+
+# Names in another encoding
+
+
+CAFES = [os.fsdecode(name) for name in (b"caf\xe8", b"caf\xe9")]
+
+
+def test_a_class_folder_in_another_encoding_begins_a_run_and_is_reported(tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", 6)
+    for name, other in zip("ab", CAFES, strict=True):
+        (images / name).rename(images / other)
+    space = ("--space", "nasbench201", "--resolution", "8", "-o", "channels=4", "-o", "cells=1")
+    run = RunDir(tmp_path / os.fsdecode(b"ex\xe9cution"))
+    done = fbn("train", *space, "--data", str(images), "--epochs", "0",
+               "--run", str(run.path))  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert read_json(run.space)["classes"] == CAFES
+    done = fbn("report", str(run.path), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == str(run.path)
+    assert "ex\ufffdcution" in run.report.read_text("utf-8")
+
+
+def test_names_and_classes_in_a_shard_may_be_in_another_encoding(tmp_path: Path) -> None:
+    samples: dict[str, bytes] = {}
+    for k in range(12):
+        key = f"{CAFES[k % 2]}{k}"
+        samples |= {f"{key}.png": png(k), f"{key}.cls": os.fsencode(CAFES[k % 2])}
+    shard(tmp_path / "train-0.tar", samples)
+    assert load_data(f"wds:{tmp_path}", resolution=16, seed=0).classes == tuple(CAFES)
 
 
 # Workers

@@ -117,7 +117,8 @@ def read_shards(directory: Path) -> Source:
     digest = hashlib.sha256()
     for place, answer in zip(places, answers, strict=True):
         inside = place.shard.relative_to(directory)
-        digest.update(f"{inside}/{place.name}\0{place.size}\0{answer}\n".encode())
+        line = f"{inside}/{place.name}\0{place.size}\0{answer}\n"
+        digest.update(line.encode("utf-8", "surrogatepass"))  # names may be in another encoding
     return Source(
         name=directory.resolve().name,
         classes=classes.names,
@@ -203,7 +204,7 @@ def _samples(shard: Path) -> tuple[list[tuple[Place, str]], list[str]]:
                 elif suffix in ("cls", "json"):
                     content = tar.extractfile(member)
                     assert content is not None, member.name
-                    text = content.read().decode("utf-8", "replace").strip()
+                    text = content.read().decode("utf-8", "surrogateescape").strip()
                     answers[key] = text if suffix == "cls" else _label(text)
     except (tarfile.TarError, OSError, ValueError) as error:
         return [], [f"{shard} is cut short or no tar file ({error})"]

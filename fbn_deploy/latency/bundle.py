@@ -71,7 +71,7 @@ def write_bundle(
             "inventory": inventory.as_json(),
             "files": files,
         }
-        text = json.dumps({**manifest, "sha256": digest(manifest)}, indent=1, ensure_ascii=False)
+        text = json.dumps({**manifest, "sha256": digest(manifest)}, indent=1)
         archive.writestr(_info(_MANIFEST), text)
 
 
