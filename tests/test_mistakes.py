@@ -15,7 +15,7 @@ from test_pipeline import fbn
 from fbn_deploy.checkpoint import load_tensors
 from fbn_deploy.data import HeldOut, load_data
 from fbn_deploy.errors import FBNError
-from fbn_deploy.files import refuse_to_overwrite, write_json
+from fbn_deploy.files import read_json, refuse_to_overwrite, write_json
 from fbn_deploy.pipeline.context import Given, open_run
 from fbn_deploy.pipeline.deploy import verification_targets
 from fbn_deploy.pipeline.profile import profile
@@ -185,6 +185,63 @@ def test_a_space_file_may_define_dataclasses_and_another_one_may_have_its_name(
         networks.append(definition(str(path), 16))
     assert [each.network(3, 0).in_features for each in networks] == [4, 8]
     assert networks[0].module.Stage.__module__ != networks[1].module.Stage.__module__
+
+
+WITH_LISTS = """
+from torch import nn
+from fbn_deploy.supernet.choice import Choice
+
+
+def network(
+    num_classes, resolution, kernels=(3, 5), widths=[1, 0.5], modes=("a",), pairs=((1, 2),)
+):
+    assert all(isinstance(each, tuple) for each in (kernels, modes, pairs, *pairs))
+    ops = {str(k): nn.Conv2d(3, 4, k, padding=k // 2) for k in kernels}
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes)]
+    return nn.Sequential(Choice("x", ops), nn.BatchNorm2d(4), *head)
+"""
+
+
+@pytest.fixture
+def with_lists(tmp_path: Path) -> str:
+    path = tmp_path / "mine.py"
+    path.write_text(WITH_LISTS)
+    return str(path)
+
+
+@pytest.mark.parametrize("options", [{}, {"kernels": "5,7"}])
+def test_a_run_of_a_space_with_tuples_goes_on_by_the_same_command(
+    with_lists: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    given = Given(space=with_lists, resolution=16, options=options)
+    first = open_run(tmp_path / "run", given, Silent())
+    for again in (given, Given()):
+        found = open_run(tmp_path / "run", again, Silent())
+        assert found.definition == first.definition
+        assert found.identity == first.identity
+    stored = read_json(tmp_path / "run" / "run.json")["configuration"]
+    assert stored["space"] == first.definition.as_json(), "Also where a latency table says it."
+
+
+def test_lists_of_a_space_are_given_by_commas(with_lists: str) -> None:
+    asked = {"kernels": "3, 7", "widths": "1,0.25", "modes": "b,c"}
+    found = definition(with_lists, 16, asked).options
+    assert found == {
+        "kernels": (3, 7), "widths": [1.0, 0.25], "modes": ("b", "c"), "pairs": ((1, 2),)
+    }  # fmt: skip
+    with pytest.raises(FBNError, match="option kernels is a int, not 'three'"):
+        definition(with_lists, 16, {"kernels": "3,three"})
+    with pytest.raises(FBNError, match=r"option pairs is .* only lists of numbers or of texts"):
+        definition(with_lists, 16, {"pairs": "1,2"})
+
+
+def test_an_option_that_no_file_can_hold_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def network(num_classes, resolution, op=print):\n    pass\n")
+    with pytest.raises(
+        FBNError, match=r"must be numbers, texts, lists or None: .*JSON serializable"
+    ):
+        definition(str(path), 16)
 
 
 def test_a_space_file_that_fails_leaves_no_half_of_a_module(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """A search space file and its options: from ``--space mobilenet --width 0.5`` to a network.
 
 A space file defines ``network(num_classes, resolution, …options…) -> nn.Module`` with ``Choice``
-blocks in it; every option has a default. It may also define ``is_valid(architecture)``,
+blocks in it; every option has a default, of a kind that JSON holds (a tuple is a list there). It
+may also define ``is_valid(architecture)``,
 ``canonical(architecture)``, ``pruned(architecture)``, ``text(architecture)`` and ``parse(text)``;
 see ``fbn_deploy.space.SearchSpace``.
 
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -161,7 +163,7 @@ class SpaceDefinition:
         return {
             "name": self.spec,
             "resolution": self.resolution,
-            "options": dict(self.options),
+            "options": _in_json(dict(self.options)),
             "sha256": hashlib.sha256(source).hexdigest(),
         }
 
@@ -191,6 +193,12 @@ def definition(
             f"{', '.join(unset)}."
         )
     own = {name: p.default for name, p in parameters.items() if name not in GIVEN}
+    try:
+        _in_json(own)
+    except (TypeError, ValueError) as error:
+        raise FBNError(
+            f"The options of network() of {spec} must be numbers, texts, lists or None: {error}."
+        ) from error
     chosen = {}
     for name, value in (options or {}).items():
         if name not in own:
@@ -208,10 +216,23 @@ def _is_unset(parameter: inspect.Parameter) -> bool:
     return parameter.default is inspect.Parameter.empty
 
 
+def _in_json(value: Any) -> Any:
+    """``value`` as JSON gives it back."""
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
 def _converted(what: str, value: Any, default: Any) -> Any:
-    """``value`` in the type of ``default``; texts come from the command line."""
+    """``value`` in the type of ``default``; texts come from the command line, lists for tuples
+    from a file."""
+    if value == _in_json(default):
+        return default
+    if isinstance(value, list) and isinstance(default, tuple):
+        return tuple(value)
     if not isinstance(value, str) or isinstance(default, str):
         return value
+    if isinstance(default, list | tuple):
+        element = _element(what, default)
+        return type(default)(_converted(what, each.strip(), element) for each in value.split(","))
     if isinstance(default, bool):
         if value.lower() in ("true", "yes", "1", "false", "no", "0"):
             return value.lower() in ("true", "yes", "1")
@@ -220,3 +241,16 @@ def _converted(what: str, value: Any, default: Any) -> Any:
         return type(default)(value)
     except (TypeError, ValueError):
         raise FBNError(f"{what} is a {type(default).__name__}, not {value!r}.") from None
+
+
+def _element(what: str, default: Sequence[Any]) -> Any:
+    """An element of ``default`` whose type is that of all of them."""
+    kinds = {type(each) for each in default}
+    if kinds == {int, float}:
+        return 0.0
+    if len(kinds) != 1 or not kinds <= {bool, int, float, str}:
+        raise FBNError(
+            f"{what} is {default!r} unless its file says otherwise: only lists of numbers or of "
+            "texts can be given by name."
+        )
+    return default[0]
