@@ -10,7 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 LINE_EVERY_S = 10.0  # between two plain lines of one task
 Work = Callable[[int], float]
@@ -119,37 +123,54 @@ class Lines:
 
 
 class _BarTask:
-    def __init__(self, bar: object, number: object, unit: str, pace: Pace) -> None:
-        self._bar, self._number, self._unit, self._pace = bar, number, unit, pace
+    def __init__(self, display: Progress, number: TaskID, unit: str, pace: Pace) -> None:
+        self._display, self._number, self._unit, self._pace = display, number, unit, pace
 
     def update(self, done: int, note: str = "") -> None:
         text = ", ".join(part for part in (self._pace.text(done, self._unit), note) if part)
-        self._bar.update(self._number, completed=done, note=text)  # type: ignore[attr-defined]
+        self._display.update(self._number, completed=done, note=text)
 
 
 class Bars:
-    """A rich progress bar on stderr."""
+    """Rich progress bars on stderr. Tasks within a task share one display: before 14.1, rich allows
+    no second one on a terminal."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
 
-        self._console = Console(stderr=True)
+        self._console = console or Console(stderr=True)
+        self._display: Progress | None = None
 
     @contextmanager
     def task(self, title: str, total: int, unit: str, work: Work | None = None) -> Iterator[Task]:
+        started = time.monotonic()
+        with self._shown() as display:
+            number = display.add_task(title, total=total, note="")
+            try:
+                yield _BarTask(display, number, unit, Pace(total, work))
+            finally:
+                display.remove_task(number)
+        self.say(f"{title}: done in {duration(time.monotonic() - started)}")
+
+    @contextmanager
+    def _shown(self) -> Iterator[Progress]:
+        """The display, which the outermost task starts and ends."""
+        if self._display is not None:
+            yield self._display
+            return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-        started = time.monotonic()
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self._console, transient=True) as bar:
-            number = bar.add_task(title, total=total, note="")
-            yield _BarTask(bar, number, unit, Pace(total, work))
-        self.say(f"{title}: done in {duration(time.monotonic() - started)}")
+        try:
+            with Progress(*columns, console=self._console, transient=True) as self._display:
+                yield self._display
+        finally:
+            self._display = None
 
     def say(self, message: str) -> None:
         self._console.print(message, highlight=False, markup=False, soft_wrap=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from typing import Any
+
 import pytest
+from rich.console import Console
 
 from fbn_deploy import progress
 from fbn_deploy.retrain.growth import growing, work
@@ -39,3 +43,43 @@ def test_the_work_of_a_training_on_growing_images_is_their_pixels() -> None:
     assert [done(n) for n in range(6)] == [0, 64**2, 64**2 + 80**2, 64**2 + 80**2 + 96**2,
                                            64**2 + 80**2 + 96**2 + 112**2,
                                            64**2 + 80**2 + 96**2 + 112**2 + 128**2]  # fmt: skip
+
+
+class OneDisplay(Console):
+    """A terminal that has one display at a time, as those of rich before 14.1."""
+
+    shown: Any = None
+
+    def set_live(self, live: Any) -> Any:
+        assert self.shown is None, "Only one live display may be active at once"
+        self.shown = live
+        return super().set_live(live)
+
+    def clear_live(self) -> None:
+        self.shown = None
+        super().clear_live()
+
+
+def test_tasks_within_a_task_share_one_display() -> None:
+    console = OneDisplay(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
+    bars = progress.Bars(console)
+    with bars.task("Searching", 4, "candidates") as outer:
+        outer.update(1)
+        with bars.task("Exporting", 2, "graphs") as inner:
+            inner.update(2, "the last one")
+            bars.say("Two at once.")
+            console.shown.refresh()
+        assert console.shown is not None, "The outer task goes on."
+        outer.update(3)
+        console.shown.refresh()
+    assert console.shown is None
+    with pytest.raises(KeyboardInterrupt), bars.task("Searching", 4, "candidates"):
+        raise KeyboardInterrupt
+    assert console.shown is None
+    with bars.task("Training", 1, "steps") as task:
+        task.update(1)
+    frames = console.file.getvalue()
+    assert "4/4" not in frames, "Nobody said so."
+    assert "2/2 the last one" in frames
+    for line in ("Two at once.", "Exporting: done in", "Searching: done in", "Training: done in"):
+        assert frames.count(line) == 1
