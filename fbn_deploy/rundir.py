@@ -12,6 +12,7 @@ from typing import Any
 from fbn_deploy.differing import differing, told
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, write_json
+from fbn_deploy.lock import hold
 
 SCHEMA = 1
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "openvino")
@@ -27,6 +28,11 @@ class RunDir:
     def run(self) -> Path:
         """The configuration, versions and device."""
         return self.path / "run.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that writes here."""
+        return self.path / ".lock"
 
     @property
     def space(self) -> Path:
@@ -149,6 +155,11 @@ class RunDir:
         if not isinstance(found, dict):
             raise FBNError(f"{self.run} holds no configuration; it was not written by fbn_deploy.")
         return found
+
+    def claim(self) -> None:
+        """Makes this process the only one that writes here until it ends; ``FBNError`` where
+        another one does. Whoever reads, or writes a file of its own whole, needs no claim."""
+        hold(self.lock)
 
     def start(self, configuration: Mapping[str, Any], device: str) -> None:
         """Writes ``run.json``, or checks that the one which is there says the same."""

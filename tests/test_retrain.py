@@ -190,6 +190,48 @@ def test_the_best_epoch_is_kept_and_patience_ends_the_training(
     assert same_weights(network, seen[1])
 
 
+def trained_over(
+    found: dict[str, Any], data: ImageData, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[nn.Module, Trained]:
+    """Epochs of 0.3, 0.5 and 0.4; then somebody writes a file of ``found`` over the best one's."""
+    accuracies = iter([0.3, 0.5, 0.4])
+    result = Course.result
+
+    def written_over(course: Course) -> dict[str, torch.Tensor]:
+        save_tensors(folder / "best.safetensors", small().state_dict(), found)
+        return result(course)
+
+    monkeypatch.setattr(Course, "result", written_over)
+    monkeypatch.setattr("fbn_deploy.retrain.training.accuracy", lambda *_, **__: next(accuracies))
+    return trained(data, folder, keep="best", epochs=3)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"of": "test", "epoch": 1, "validation": 0.3}, "another training wrote there"),
+        ({"of": "another", "epoch": 2, "validation": 0.5}, "of: another there, test asked"),
+        ({}, "other settings"),
+    ],
+)
+def test_best_weights_that_another_training_wrote_are_refused(
+    found: dict[str, Any], message: str, digits: ImageData, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    with pytest.raises(FBNError, match=message):
+        trained_over(found, digits, tmp_path, monkeypatch)
+
+
+def test_an_epoch_that_a_killed_process_left_and_that_was_better_is_the_best(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third, which came out as 0.6 before the kill and as 0.4 when it was done again."""
+    left = {"of": "test", "epoch": 3, "validation": 0.6}
+    network, found = trained_over(left, digits, tmp_path, monkeypatch)
+    assert same_weights(network, small())
+    assert (found.best_epoch, found.epochs) == (3, ((1, 0.3), (2, 0.5), (3, 0.6)))
+
+
 def test_averaged_weights_are_timms_average(digits: ImageData, tmp_path: Path) -> None:
     last, _ = trained(digits, tmp_path / "last")
     averaged, _ = trained(digits, tmp_path / "averaged", ema=0.99)

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.distributed import Job, join, num_processes, this_rank
 from fbn_deploy.errors import FBNError
+from fbn_deploy.rundir import RunDir
 
 if TYPE_CHECKING:
     from fbn_deploy.pipeline.context import Check, Context, Given
+    from fbn_deploy.space import SearchSpace
 
 
 def opened(
@@ -21,23 +23,41 @@ def opened(
     together: bool = False,
     check: Check | None = None,
 ) -> Context:
-    """The run directory of a command that may begin one, if ``check`` agrees. ``together``: several
-    processes may run the command as one job."""
+    """The run directory of a command that may begin one, if ``check`` agrees; it is the command's
+    alone until that ends. ``together``: several processes may run the command as one job."""
     from fbn_deploy.pipeline.context import default_run, open_run
     from fbn_deploy.progress import reporter
 
     job = _job(together)
     path = Path(job.share(str(run or default_run())))
-    return open_run(path, given, reporter(quiet or not job.is_first), job=job, check=check)
+    _claim_begun(path, job)
+
+    def check_and_claim(context: Context, space: SearchSpace) -> None:
+        if check is not None:
+            check(context, space)
+        context.run.claim()  # of a run that begins: nothing was written before
+
+    return open_run(
+        path, given, reporter(quiet or not job.is_first), job=job, check=check_and_claim
+    )
 
 
 def existing(run: Path, *, quiet: bool, together: bool = False) -> Context:
-    """The run directory of a command that goes on from what is in it."""
+    """The run directory of a command that goes on from what is in it, which is the command's alone
+    until that ends."""
     from fbn_deploy.pipeline.context import Given, open_run
     from fbn_deploy.progress import reporter
 
     job = _job(together)
+    _claim_begun(run, job)
     return open_run(run, Given(), reporter(quiet or not job.is_first), create=False, job=job)
+
+
+def _claim_begun(path: Path, job: Job) -> None:
+    """Claims the run in ``path``, if there is one; of a job the first process, which writes."""
+    run = RunDir(path)
+    if job.is_first and run.run.exists():
+        run.claim()
 
 
 def _job(together: bool) -> Job:

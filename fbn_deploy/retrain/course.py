@@ -16,6 +16,8 @@ from torch import nn
 
 from fbn_deploy.checkpoint import load_tensors, save_tensors
 from fbn_deploy.distributed import Job
+from fbn_deploy.errors import FBNError
+from fbn_deploy.loop import refuse_other_run
 from fbn_deploy.retrain.recipes import Recipe
 
 AVERAGE = "ema."
@@ -134,11 +136,33 @@ class Course:
                 load_tensors(self._best_file) if self._job.is_first else None
             )
             assert shared is not None, "A training that looks at every epoch has a best one."
+            self._refuse_other_best(shared[1])
             return shared[0]
         own = {name: tensor.cpu() for name, tensor in self.weights.state_dict().items()}
         shared = self._job.share_state((own, {}))
         assert shared is not None, "The first process has weights."
         return shared[0]
+
+    def _refuse_other_best(self, found: Mapping[str, Any]) -> None:
+        """``FBNError`` where the file of the best epoch's weights is not of this training.
+
+        Where rounding differs from time to time, a training that was killed between that file and
+        its checkpoint may have left an epoch there that came out worse when it was done again:
+        that epoch is then the best.
+        """
+        assert self.best is not None, "A training that looks at every epoch has a best one."
+        about = dict(found)
+        epoch = Epoch(about.pop("epoch", 0), about.pop("validation", -1.0))
+        refuse_other_run(self._best_file, about, self._about)
+        if epoch.accuracy < self.best.accuracy:
+            raise FBNError(
+                f"{self._best_file} holds epoch {epoch.number} with a validation accuracy of "
+                f"{epoch.accuracy:.2%}, but epoch {self.best.number} had {self.best.accuracy:.2%}: "
+                "another training wrote there. Move it and the checkpoint beside it away and train "
+                "again."
+            )
+        looked_at = {each.number: each for each in self.epochs} | {epoch.number: epoch}
+        self.epochs = list(looked_at.values())
 
 
 def _average(network: nn.Module, decay: float) -> Any:
