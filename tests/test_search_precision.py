@@ -30,6 +30,7 @@ from fbn_deploy.search.budgets import Budget
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.supernet import build_supernet
 from fbn_deploy.targets import Target, default_target, targets
+from fbn_deploy.targets.openvino_cpu import OpenVinoCpu
 
 
 def operators(model: ir.Model) -> Counter[str]:
@@ -53,6 +54,23 @@ def test_the_default_target_is_one_that_runs_the_precision() -> None:
         budget = (Budget("latency", 1.0, None),)
         chosen = SearchSettings(budget, precision="bf16").resolved().budgets[0].target
         assert chosen == default_target("bf16").name
+
+
+def test_a_search_is_for_the_target_that_its_budget_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There its winner is profiled and held against the budget; the best target here is for
+    budgets that name none."""
+    best = default_target().name
+    monkeypatch.setattr(OpenVinoCpu, "missing", lambda self: None)
+    named, unnamed = (Budget("latency", 5.0, name) for name in ("openvino-cpu", None))
+    assert SearchSettings((named,)).resolved().target == "openvino-cpu"
+    assert SearchSettings((named, Budget("flops", 2e6))).resolved().target == "openvino-cpu"
+    assert SearchSettings((named,), precision="bf16").resolved().target == "openvino-cpu"
+    assert SearchSettings((named,), target="onnxruntime-cpu").resolved().target == "onnxruntime-cpu"
+    if best != "openvino-cpu":
+        both = SearchSettings((named, unnamed)).resolved()
+        assert both.target == best
+        assert {budget.target for budget in both.budgets} == {"openvino-cpu", best}
+    assert SearchSettings((Budget("flops", 2e6),)).resolved().target is None
 
 
 def targets_by_name() -> dict[str, Target]:

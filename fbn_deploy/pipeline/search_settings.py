@@ -96,8 +96,9 @@ class SearchSettings:
                 f"Two latency tables are of {', '.join(sorted(twice))}; a budget is held on one "
                 "device of that name. Leave one of them out."
             )
+        latencies = [budget for budget in self.budgets if budget.kind == "latency"]
         default = None
-        if any(budget.kind == "latency" for budget in self.budgets):
+        if any(budget.target is None for budget in latencies):
             default = self.target or (
                 elsewhere[0] if elsewhere else default_target(self.precision).name
             )
@@ -106,7 +107,7 @@ class SearchSettings:
             assert target is not None
             ready_target(target)
             refuse_form(target, self.precision)
-        if default is None and self.precision != "fp32":
+        if not latencies and self.precision != "fp32":
             default_target(self.precision)  # where the file is verified and profiled
         if idle := set(elsewhere) - {budget.target for budget in budgets}:
             raise FBNError(
@@ -116,8 +117,10 @@ class SearchSettings:
         algorithms.load(self.algorithm, self.candidates)
         indicators_of(self.indicator)
         hashes = tuple(table.as_json()["sha256"] for table in tables.values())
-        named = default or self.target  # without a latency budget, where the winner is profiled
-        return replace(self, budgets=budgets, target=named, table_hashes=hashes)
+        first = next((budget.target for budget in latencies), None)
+        # Where the winner is profiled and, if a budget is of it, held against that.
+        profiled = self.target or default or first
+        return replace(self, budgets=budgets, target=profiled, table_hashes=hashes)
 
     def form(self) -> Form:
         """How candidates are written: as the budgets' targets run them fastest; as bundles are
