@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from report_runs import searched, started
 from rich.console import Console
 from test_latency_cache import record
 from test_targets import READY, small_network
@@ -17,7 +18,9 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.profile import Layer, NetworkProfile, named_layers, profile_network
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.latency.table import profile_table, story
-from fbn_deploy.targets import LayerTime, Target
+from fbn_deploy.pipeline import profile as stage
+from fbn_deploy.targets import LayerTime, Target, default_target
+from fbn_deploy.targets.openvino_cpu import OpenVinoCpu
 
 PROFILE = NetworkProfile(
     record(value_ms=2.0),
@@ -27,6 +30,27 @@ PROFILE = NetworkProfile(
     ),
     runs=20,
 )
+
+
+def test_a_file_is_profiled_where_it_was_searched_for_if_that_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime runs no bf16, so that such a file of a search there is timed elsewhere."""
+    monkeypatch.setattr(OpenVinoCpu, "missing", lambda self: None)
+    run = searched(started(tmp_path))
+    for name in ("model.onnx", "model.bf16.onnx"):
+        (run / name).write_bytes(small_network())
+    opened: list[tuple[str, str]] = []
+
+    def profiled(model: Path, target: Target, **said: object) -> NetworkProfile:
+        opened.append((model.name, target.name))
+        return PROFILE
+
+    monkeypatch.setattr(stage, "profile_network", profiled)
+    stage.profile(run)
+    stage.profile(run, precision="bf16")
+    elsewhere = default_target("bf16").name
+    assert opened == [("model.onnx", "onnxruntime-cpu"), ("model.bf16.onnx", elsewhere)]
 
 
 def test_a_fused_kernel_bears_the_name_of_its_convolution() -> None:

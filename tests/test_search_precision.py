@@ -131,6 +131,14 @@ def test_a_precision_that_is_none_or_that_a_target_does_not_run_is_refused() -> 
     )
 
 
+def test_a_said_target_that_does_not_run_the_precision_is_refused_before_the_search() -> None:
+    """Also where no budget is of it: the file is profiled there, after all the training."""
+    with pytest.raises(FBNError, match="'onnxruntime-cpu' does not run bf16"):
+        SearchSettings(
+            (Budget("flops", 2e6),), target="onnxruntime-cpu", precision="bf16"
+        ).resolved()
+
+
 # A smaller survey, and a confirmation under the quick protocol: this is about kinds, not care.
 SEARCH = """
 from fbn_deploy.pipeline import search

@@ -96,8 +96,9 @@ def _searched(run: RunDir) -> dict[str, Any]:
 
 
 def _target(asked: str | None, searched: str | None, precision: str) -> Target:
-    """The target asked for, else that of the search if it is here, else the default one."""
+    """The target asked for, else that of the search if it is here and runs ``precision``, else the
+    default one."""
     if asked is not None:
         return ready_target(asked)
-    here = [t for t in targets() if t.name == searched and not t.missing()]
-    return here[0] if here else default_target(precision)
+    able = [t for t in targets() if t.name == searched and precision in t.precisions]
+    return able[0] if able and not able[0].missing() else default_target(precision)

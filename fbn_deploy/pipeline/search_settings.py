@@ -18,7 +18,6 @@ from fbn_deploy.targets import (
     form_for,
     ready_target,
     refuse_form,
-    target_named,
 )
 
 if TYPE_CHECKING:
@@ -78,10 +77,10 @@ class SearchSettings:
                 "--params-budget 4M, in any combination."
             )
         self._check_numbers()
-        if self.target is not None:
-            target_named(self.target)
         if self.precision not in PRECISIONS:
             raise unknown("precision", self.precision, PRECISIONS)
+        if self.target is not None:
+            refuse_form(self.target, self.precision)
         if self.predictor not in PREDICTORS:
             raise unknown("latency predictor", self.predictor, PREDICTORS)
         if self.keep_fp32 and self.latency_tables:
