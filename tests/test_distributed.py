@@ -25,7 +25,9 @@ from fbn_deploy.data.batches import TrainBatches
 from fbn_deploy.distributed import ALONE, Job, join
 from fbn_deploy.errors import FBNError
 from fbn_deploy.indicators import Scoring, indicators_of, probe_batches
+from fbn_deploy.pipeline.context import Given, open_run
 from fbn_deploy.pipeline.sharing import SharedScoring, Values
+from fbn_deploy.pipeline.train import trained_supernet
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.course import Course
 from fbn_deploy.retrain.recipes import recipe
@@ -121,6 +123,21 @@ def test_two_processes_train_the_supernet_that_one_trains_in_two_shards(
     for name, expected in arrays(alone.network).items():
         assert np.array_equal(first[name], second[name]), name
         assert np.allclose(first[name], expected, atol=1e-5, rtol=0), name
+
+
+def test_a_run_that_one_process_began_keeps_its_single_shard(tmp_path: Path) -> None:
+    """Two processes cannot go on with its training, only with what needs none."""
+    options = {"channels": 4, "cells": 1}
+    open_run(tmp_path, Given(space="nasbench201", resolution=8, options=options), Silent())
+
+    def going_on(job: Job) -> list[Any]:
+        context = open_run(tmp_path, Given(), Silent(), create=False, job=job)
+        with pytest.raises(FBNError, match="in 1 shard cannot be divided among 2 processes"):
+            trained_supernet(context)
+        return [context.supernet_settings.shards, trained_supernet(context, needed=False).seconds]
+
+    assert two(going_on) == [[1, 0.0], [1, 0.0]]
+    assert open_run(tmp_path, Given(), Silent()).supernet_settings.shards == 1
 
 
 @pytest.mark.parametrize("kind", ["indicators", "trial"])

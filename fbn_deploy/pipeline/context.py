@@ -193,8 +193,7 @@ def _settings(given: Given, stored: Mapping[str, Any], seed: int, job: Job) -> S
     before = {k: v for k, v in stored.get("supernet", {}).items() if k in known}
     if "optimizer" in said and said["optimizer"] != before.get("optimizer"):
         before.pop("learning_rate", None)
-    if not stored:
-        before["shards"] = job.size
+    before["shards"] = before.get("shards", 1) if stored else job.size  # 1 is not written down
     settings = replace(SupernetSettings(), **{**before, **said, "seed": seed})
     check(settings)
     return settings

@@ -136,11 +136,15 @@ def train_supernet(
     if settings.train == "bn+classifier":
         _classifier(network).requires_grad_(True)
     network.train()
+    if settings.epochs == 0:
+        reporter.say("The supernet is not trained: it is read at its random initialisation")
+        return 0.0
     shards = settings.shards or job.size
     if shards % job.size or settings.batch_size % shards:
+        parts = "1 shard" if shards == 1 else f"{shards} equal shards"
         raise FBNError(
-            f"A batch of {settings.batch_size} images in {shards} equal shards cannot be divided "
-            f"among {job.size} processes; change --batch-size, --shards or their number."
+            f"A batch of {settings.batch_size} images in {parts} cannot be divided among "
+            f"{job.size} processes; change --batch-size, --shards or their number."
         )
     own = shards // job.size
     trained = [p for p in network.parameters() if p.requires_grad]
@@ -175,9 +179,6 @@ def train_supernet(
         data, data.train, batch_size=settings.batch_size, seed=settings.seed, job=job
     )
     steps = settings.steps(batches.steps_per_epoch)
-    if not steps:
-        reporter.say("The supernet is not trained: it is read at its random initialisation")
-        return 0.0
     network.to(compute_device())
     optimizer = OPTIMIZERS[settings.optimizer](trained, settings.peak_rate)
 
