@@ -253,6 +253,17 @@ def test_a_space_file_that_fails_leaves_no_half_of_a_module(tmp_path: Path) -> N
     assert set(sys.modules) == before
 
 
+def test_a_space_file_is_the_same_however_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(SPACE.format(**GOOD))
+    open_run(tmp_path / "run", Given(space="./mine.py", resolution=16), Silent())
+    for name in ("./mine.py", "mine.py", str(tmp_path / "mine.py")):
+        context = open_run(tmp_path / "run", Given(space=name), Silent())
+        assert context.definition.resolution == 16
+
+
 @pytest.mark.parametrize("option", ["width", "**kw", "*more"])
 def test_options_of_a_space_without_defaults_are_refused_by_name(
     option: str, tmp_path: Path

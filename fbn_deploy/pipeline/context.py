@@ -100,6 +100,7 @@ def open_run(
     if not 0 <= seed < 2**63:
         raise FBNError(f"A seed is from 0 to below 2^63, not {seed}.")
     name = _first(given.space, space.get("name"), DEFAULT_SPACE)
+    name = str(Path(name).absolute()) if name.endswith(".py") else name  # as a run stores it
     same = name == space.get("name")
     chosen = definition(
         name,
