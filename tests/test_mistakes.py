@@ -30,6 +30,7 @@ from fbn_deploy.stopping import Stop, Stopped
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.training import SupernetSettings, check
 from fbn_deploy.targets import target_named
+from fbn_deploy.targets.openvino_cpu import OpenVinoCpu
 
 
 def test_a_result_never_replaces_what_is_read_nor_another_result(tmp_path: Path) -> None:
@@ -364,12 +365,29 @@ def test_a_target_without_a_latency_budget_is_where_the_winner_is_profiled() -> 
     assert settings.resolved().target == "onnxruntime-cuda"
     found = {"best": {"confirmed": {}}, "settings": {"target": "openvino-cpu"}}
     if target_named("openvino-cpu").missing() is None:
-        names = [target.name for target in verification_targets(found)]
+        names = [target.name for target in verification_targets(found, print)]
         assert names == ["onnxruntime-cpu", "openvino-cpu"]
     found["settings"]["target"] = "onnxruntime-cuda"
-    assert target_named("onnxruntime-cuda").missing() or len(verification_targets(found)) == 2
+    cuda = target_named("onnxruntime-cuda")
+    assert cuda.missing() or len(verification_targets(found, print)) == 2
     with pytest.raises(FBNError, match="No precision 'INT8'"):
         profile(Path("."), precision="INT8")
+
+
+def test_an_export_where_a_confirmed_target_is_missing_says_so_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(OpenVinoCpu, "missing", lambda self: "there is no openvino.")
+    found = {
+        "best": {"confirmed": {"openvino-cpu": {}, "onnxruntime-cpu": {}}},
+        "settings": {"target": "openvino-cpu"},
+    }
+    said: list[str] = []
+    targets = verification_targets(found, said.append)
+    assert [target.name for target in targets] == ["onnxruntime-cpu"]
+    assert said == [
+        "Not verified on openvino-cpu, where the budget was confirmed: there is no openvino."
+    ]
 
 
 def test_ctrl_c_ends_at_once_or_with_the_step_and_pressed_twice_at_once() -> None:

@@ -40,7 +40,8 @@ def command(
     if precision is None:
         model = context.run.model
         names = {each.name for each in chosen}
-        others = [each for each in verification_targets(found) if each.name not in names]
+        ready = verification_targets(found, context.reporter.say)
+        others = [each for each in ready if each.name not in names]
         form = shifts_as_convolution([target] if target else found["best"]["confirmed"])
         content = export_subnet(context, network, chosen + others, as_convolution=form)
         text = f"Verified model in {model}"

@@ -59,7 +59,7 @@ def deploy(
     verification = export_subnet(
         context,
         network,
-        verification_targets(found),
+        verification_targets(found, context.reporter.say),
         as_convolution=shifts_as_convolution(found["best"]["confirmed"]),
     )
     lower = None
@@ -96,11 +96,18 @@ def precision_form(found: dict[str, Any], precision: str, targets: Sequence[Targ
     return form_for(precision, budgeted or [target.name for target in targets])
 
 
-def verification_targets(found: dict[str, Any]) -> list[Target]:
-    """The targets that an export is verified on: ONNX Runtime, those of the budgets that were
-    confirmed here, and the one that the search was told of, where it is ready."""
-    names = ["onnxruntime-cpu"]
-    names += found["best"]["confirmed"]  # a target of a latency table is not here
+def verification_targets(found: dict[str, Any], say: Callable[[str], None]) -> list[Target]:
+    """The targets that an export is verified on: ONNX Runtime, and, where they are ready, those of
+    the budgets that were confirmed and the one that the search was told of. A confirmed one that
+    is not ready here is said: it may have been on another machine."""
+    confirmed = found["best"]["confirmed"]  # a target of a latency table is not among them
     told = found["settings"]["target"]
-    names += [told] if told and target_named(told).missing() is None else []
-    return [ready_target(name) for name in dict.fromkeys(names)]
+    ready = [ready_target("onnxruntime-cpu")]
+    for name in dict.fromkeys([*confirmed, *([told] if told else [])]):
+        target = target_named(name)
+        reason = target.missing()
+        if reason is None:
+            ready += [target] if target not in ready else []
+        elif name in confirmed:
+            say(f"Not verified on {name}, where the budget was confirmed: {reason.rstrip('.')}.")
+    return ready
