@@ -19,13 +19,14 @@ from fbn_deploy.files import read_json, refuse_to_overwrite, write_json
 from fbn_deploy.pipeline.context import Given, open_run
 from fbn_deploy.pipeline.deploy import verification_targets
 from fbn_deploy.pipeline.profile import profile
+from fbn_deploy.pipeline.search import search
 from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.pipeline.stored_search import stored_search
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.recipes import recipe
 from fbn_deploy.retrain.transform import timm_transform
 from fbn_deploy.rundir import RunDir
-from fbn_deploy.search.budgets import flops_budget
+from fbn_deploy.search.budgets import flops_budget, params_budget
 from fbn_deploy.stopping import Stop, Stopped
 from fbn_deploy.supernet.definition import definition
 from fbn_deploy.supernet.training import SupernetSettings, check
@@ -284,6 +285,26 @@ def test_other_settings_are_named_one_by_one(tmp_path: Path) -> None:
         run.start({**other, "data": {"spec": "/images", "fingerprint": "a"}}, "a CPU")
     with pytest.raises(FBNError, match="begun with other images than /images holds now"):
         run.start({**configuration, "data": {"spec": "/images", "fingerprint": "b"}}, "a CPU")
+
+
+def test_the_settings_of_another_search_are_named_one_by_one(tmp_path: Path) -> None:
+    given = Given(space="nasbench201", resolution=16, options={"channels": 4, "cells": 1})
+    context = open_run(tmp_path, given, Silent())
+    settings = SearchSettings(
+        (flops_budget("2M"),), candidates=2, algorithm="random", probe_size=8, indicator="params"
+    )
+    found = search(context, settings)
+    assert search(context, settings) == found
+    for changes, message in (
+        ({"threads": 2, "probe_size": 4}, "probe_size: 8 there, 4 asked; threads: 1 there, 2"),
+        ({"indicator": "flops"}, "indicator: params there, flops asked"),
+        (
+            {"budgets": (flops_budget("3M"), params_budget("1M"))},
+            "budgets: 2M FLOPs there, 3M FLOPs, 1M parameters asked",
+        ),
+    ):
+        with pytest.raises(FBNError, match=rf"another search \({message}"):
+            search(context, replace(settings, **changes))
 
 
 @pytest.mark.parametrize(

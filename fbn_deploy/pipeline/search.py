@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fbn_deploy.differing import differing, told
 from fbn_deploy.errors import FBNError, NothingFitsError
 from fbn_deploy.files import write_json
 from fbn_deploy.indicators import needs_training
@@ -152,22 +153,20 @@ def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None
     found = stored_search(context.run)
     # Settings that did not exist when it was written.
     former = SearchSettings((), finalists=0, proxy=False).as_json()
-    if {**former, **found["settings"]} != settings.as_json():
+    there = _readable({**former, **found["settings"]})
+    if differences := differing(there, _readable(settings.as_json())):
         raise FBNError(
-            f"{path} holds the result of another search ({_texts(found['settings'])}); it was "
-            "left as it is. Choose another directory with --run, or move that file away to search "
-            "again with the same supernet."
+            f"{path} holds the result of another search ({told(differences)}); it was left as it "
+            "is. Choose another directory with --run, or move that file away to search again with "
+            "the same supernet."
         )
     return found
 
 
-def _texts(settings: Mapping[str, Any]) -> str:
-    budgets = ", ".join(Budget.from_json(budget).text for budget in settings["budgets"])
-    return (
-        f"{settings['algorithm']}, {settings['candidates']} candidates, "
-        f"{settings.get('finalists') or 0} finalists, "
-        f"{settings.get('precision', 'fp32')}, {budgets}"
-    )
+def _readable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` with budgets as texts, which have all their digits."""
+    texts = [Budget.from_json(budget).text for budget in settings["budgets"]]
+    return {**settings, "budgets": ", ".join(texts)}
 
 
 def _surveyed(
