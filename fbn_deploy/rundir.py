@@ -162,7 +162,8 @@ class RunDir:
         hold(self.lock)
 
     def start(self, configuration: Mapping[str, Any], device: str) -> None:
-        """Writes ``run.json``, or checks that the one which is there says the same."""
+        """Writes ``run.json``, or checks that the one which is there says the same. The same images
+        may lie elsewhere now: then it is written anew with that place."""
         if not self.run.exists():
             write_json(
                 self.run,
@@ -174,17 +175,24 @@ class RunDir:
                 },
             )
             return
-        differences = differing(self.configuration(), configuration)
-        if [*differences] == ["data fingerprint"]:
+        found = self.configuration()
+        differences = differing(found, configuration)
+        other_images = "data fingerprint" in differences
+        if other_images and differences.keys() <= {"data fingerprint", "data spec"}:
             raise FBNError(
                 f"{self.path} was begun with other images than {configuration['data']['spec']} "
-                "holds now. Bring those back, or begin a run in another directory."
+                "holds now. Bring those back, say with --data where they are, or begin a run in "
+                "another directory."
             )
+        moved = None if other_images else differences.pop("data spec", None)
         if differences:
             raise FBNError(
                 f"{self.path} belongs to a run with other settings ({told(differences)}). "
                 "Leave them out to go on with it, or choose another directory."
             )
+        if moved:
+            there = {**found, "data": configuration["data"]}
+            write_json(self.run, {**read_json(self.run), "configuration": there})
 
 
 def versions() -> dict[str, str]:

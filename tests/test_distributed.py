@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import multiprocessing
 import os
 import random
 import socket
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,20 @@ def test_a_run_that_one_process_began_keeps_its_single_shard(tmp_path: Path) -> 
 
     assert two(going_on) == [[1, 0.0], [1, 0.0]]
     assert open_run(tmp_path, Given(), Silent()).supernet_settings.shards == 1
+
+
+def test_two_processes_keep_the_split_of_their_run_also_where_one_downloads(tmp_path: Path) -> None:
+    given = Given(space="nasbench201", resolution=8, options={"channels": 4, "cells": 1})
+    split = open_run(tmp_path, given, Silent()).run.split
+    stored = json.loads(split.read_text())
+    stored["test"].append(stored["train"].pop())
+    split.write_text(json.dumps(stored))
+
+    def images(job: Job) -> int:
+        said = replace(given, download=True)
+        return len(open_run(tmp_path, said, Silent(), job=job).data.held_out.test)
+
+    assert two(images) == [len(stored["test"])] * 2
 
 
 @pytest.mark.parametrize("kind", ["indicators", "trial"])

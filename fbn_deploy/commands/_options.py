@@ -35,6 +35,9 @@ Data = Annotated[
         show_default="digits",
     ),
 ]
+MovedData = Annotated[
+    str | None, typer.Option("--data", help="Where the run's images are now, if they moved.")
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch CIFAR if it is not there.")]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse images that cannot be read; else 1 % are left out.")

@@ -42,15 +42,16 @@ def opened(
     )
 
 
-def existing(run: Path, *, quiet: bool, together: bool = False) -> Context:
+def existing(run: Path, data: str | None, *, quiet: bool, together: bool = False) -> Context:
     """The run directory of a command that goes on from what is in it, which is the command's alone
-    until that ends."""
+    until that ends. ``data``: where its images are now, if that was said."""
     from fbn_deploy.pipeline.context import Given, open_run
     from fbn_deploy.progress import reporter
 
     job = _job(together)
     _claim_begun(run, job)
-    return open_run(run, Given(), reporter(quiet or not job.is_first), create=False, job=job)
+    shown = reporter(quiet or not job.is_first)
+    return open_run(run, Given(data=data), shown, create=False, job=job)
 
 
 def _claim_begun(path: Path, job: Job) -> None:

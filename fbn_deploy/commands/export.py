@@ -5,7 +5,7 @@ from __future__ import annotations
 from fbn_deploy import summary
 from fbn_deploy.commands._flat import flat
 from fbn_deploy.commands._groups import EngineBuildOptions, PrecisionOptions
-from fbn_deploy.commands._options import Json, RunArgument, TargetName
+from fbn_deploy.commands._options import Json, MovedData, RunArgument, TargetName
 from fbn_deploy.commands._shared import existing, show
 
 
@@ -15,6 +15,7 @@ def command(
     lower: PrecisionOptions,
     engine: EngineBuildOptions,
     target: TargetName = None,
+    data: MovedData = None,
     json_output: Json = False,
 ) -> None:
     """Folds, writes model.onnx or model.PRECISION.onnx, verified on real images."""
@@ -33,7 +34,7 @@ def command(
     builder = engine.builder(target)
     precision = lower.settings()
     chosen = [ready_target(target)] if target and not engine.build_only else []
-    context = existing(run, quiet=json_output)
+    context = existing(run, data, quiet=json_output)
     network, _ = load_subnet(context)
     found = stored_search(context.run)
     engine.options(batch=found["settings"]["batch"])  # what is wrong is said before long work

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from fbn_deploy import summary
-from fbn_deploy.commands._options import Json, KeepFairBn, RecipeName, RunArgument
+from fbn_deploy.commands._options import Json, KeepFairBn, MovedData, RecipeName, RunArgument
 from fbn_deploy.commands._shared import existing, show
 from fbn_deploy.errors import FBNError
 
@@ -90,6 +90,7 @@ def command(
     warm_start: WarmStart = False,
     sync_bn: SyncBn = False,
     workers: Workers = None,
+    data: MovedData = None,
     json_output: Json = False,
 ) -> None:
     """Trains the chosen subnet to its real accuracy, by a recipe: fbn recipes lists them."""
@@ -116,7 +117,7 @@ def command(
     from fbn_deploy.pipeline.retrain import retrained_subnet
     from fbn_deploy.retrain.training import RetrainSettings
 
-    context = existing(run, quiet=json_output, together=True)
+    context = existing(run, data, quiet=json_output, together=True)
     settings = RetrainSettings(chosen, context.seed, teacher, warm_start, sync_bn)
     _, results = retrained_subnet(context, settings, workers)
     show(json_output, results, summary.accuracy(results))

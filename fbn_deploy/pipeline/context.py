@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -108,23 +108,28 @@ def open_run(
         {**(space.get("options", {}) if same else {}), **(given.options or {})},
     )
     settings = _settings(given, stored, seed, job)
-    spec = _first(given.data, spec, DEFAULT_DATA)
-    with reporter.task(f"Reading {spec}", 100, "%") as task, _downloads(given, job):
+    spec = _absolute(_first(given.data, spec, DEFAULT_DATA))
+    held_out = _held_out(run, job)
+    with (
+        reporter.task(f"Reading {spec}", 100, "%") as task,
+        _downloads(given, job),
+        _advised(bool(stored) and given.data is None),
+    ):
         data = load_data(
-            _absolute(spec),
+            spec,
             resolution=chosen.resolution,
             seed=seed,
             download=given.download,
             progress=lambda done, total: task.update(100 * done // total, f"{total} images"),
             strict=given.strict,
-            held_out=_held_out(run, job),
+            held_out=held_out,
         )
     reporter.say(data.describe())
     for damaged in data.damaged[:NAMED]:
         reporter.say(f"Left out, it cannot be read: {damaged}")
     configuration = {
         "space": chosen.as_json(),
-        "data": {"spec": _absolute(spec), "fingerprint": data.fingerprint},
+        "data": {"spec": spec, "fingerprint": data.fingerprint},
         "bn": _first(given.bn, stored.get("bn"), "fair"),
         "seed": seed,
         "supernet": settings.as_json(),
@@ -179,6 +184,18 @@ def _downloads(given: Given, job: Job) -> contextlib.AbstractContextManager[None
     return job.first_before_others() if given.download else contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def _advised(remembered: bool) -> Iterator[None]:
+    """What is wrong with images that the run remembers is said with what to do if they moved."""
+    try:
+        yield
+    except FBNError as error:
+        if not remembered:
+            raise
+        advice = "If the run's images moved, say with --data where they are now."
+        raise FBNError(f"{error}\n{advice}") from error
+
+
 def _refuse_other_images(data: ImageData, job: Job) -> None:
     fingerprints = job.gather(data.fingerprint)
     if others := [rank for rank, each in enumerate(fingerprints) if each != fingerprints[0]]:
@@ -206,10 +223,13 @@ def _first(*values: Any) -> Any:
 
 def _absolute(spec: str) -> str:
     """``spec`` with its directory made absolute, so that a run can be continued from anywhere."""
-    scheme, colon, directory = spec.rpartition(":")
-    if spec == DEFAULT_DATA or (colon and scheme not in ("cifar10", "cifar100", "wds")):
+    scheme, _, directory = spec.partition(":")
+    if spec == DEFAULT_DATA:
         return spec
-    return f"{scheme}{colon}{Path(directory).expanduser().absolute()}"
+    if scheme in ("cifar10", "cifar100", "wds") and directory:
+        return f"{scheme}:{Path(directory).expanduser().absolute()}"
+    folder = Path(spec).expanduser()
+    return str(folder.absolute()) if folder.exists() else spec
 
 
 def _device() -> str:
