@@ -248,9 +248,15 @@ def test_this_machine_reads_counters_that_never_fall() -> None:
 class CrowdedMachine(HandMachine):
     """While ``crowded(now)`` holds, arithmetic and runs take 1.5 times as long."""
 
-    def __init__(self, crowded: Callable[[float], bool]) -> None:
+    def __init__(self, crowded: Callable[[float], bool], *, pressed: bool = False) -> None:
         super().__init__()
-        self.crowded = crowded
+        self.crowded, self.pressed = crowded, pressed
+
+    def snapshot(self) -> Snapshot:
+        """Where ``pressed``, tasks wait for a core all the time."""
+        if self.pressed:
+            self.pressure_s = self.time_s
+        return super().snapshot()
 
     def arithmetic_us(self) -> float:
         return 90.0 if self.crowded(self.time_s) else 60.0
@@ -305,6 +311,18 @@ def test_a_crowd_that_stays_is_named_where_a_calmer_core_is_known() -> None:
     assert timing.crowded_out
     assert machine.time_s == pytest.approx(0.3, abs=0.03), "It was waited for more than once."
     assert time_runs(machine.enqueue, patient, machine).disturbed == ()
+
+
+def test_attempts_share_their_patience_with_a_crowd() -> None:
+    """Of each 0.13 s an attempt has 0.015 of its own, so that five rounds lose about 0.5 s."""
+    patient = dataclasses.replace(FIVE_ROUNDS, limit_s=0.1, patience_s=1.0, attempts=3)
+    machine = CrowdedMachine(lambda now_s: now_s % 0.13 > 0.015, pressed=True)
+    timing = time_runs(machine.enqueue, patient, machine, pace=Pace(60.0, 40.0))
+    assert timing.value_ms == pytest.approx(1.0)
+    assert timing.disturbed, "By the pressure, so that three attempts were made."
+    assert len(machine.slept_s) == 2
+    awake_s = machine.time_s - sum(machine.slept_s)
+    assert 1.0 < awake_s < 1.4
 
 
 def test_a_core_that_slept_is_awake_before_it_is_asked_for_a_crowd() -> None:

@@ -125,7 +125,7 @@ class Sampling:
         protocol, start_s = self.protocol, self.machine.now_s()
         while True:
             self.rounds.append(self._round())
-            limit_s = protocol.limit_s + min(self._lost_s, protocol.patience_s)
+            limit_s = protocol.limit_s + min(self.lost_s, protocol.patience_s)
             enough = len(self.rounds) >= MIN_ROUNDS
             over = enough and self.machine.now_s() - start_s >= limit_s
             if over or self._settled():
@@ -146,7 +146,8 @@ class Sampling:
         return [each for round_ in self.rounds for each in round_.slices]
 
     @property
-    def _lost_s(self) -> float:
+    def lost_s(self) -> float:
+        """Seconds that went to crowds: waited for their end, or sampled in them."""
         return self._waited_s + self._crowded_s
 
     def _settled(self) -> bool:
@@ -165,7 +166,7 @@ class Sampling:
             self.best = best_pace((self.best, *taken[-1].paces))
             own = taken[-1].is_own(self.best)
             self._crowded_s += 0.0 if own else taken[-1].seconds
-            impatient = self._lost_s >= self.protocol.patience_s
+            impatient = self.lost_s >= self.protocol.patience_s
             each_s = [each.seconds for each in taken if impatient or each.is_own(self.best)]
             if sum(each_s) >= self.protocol.round_s:
                 return Round(tuple(taken))
@@ -176,7 +177,7 @@ class Sampling:
             return
         machine = self.machine
         start_s = now_s = machine.now_s()
-        while now_s - start_s < self.protocol.patience_s - self._lost_s:
+        while now_s - start_s < self.protocol.patience_s - self.lost_s:
             reference_us = machine.reference_us()
             if not Pace(machine.arithmetic_us(), reference_us).is_crowded(self.best):
                 break

@@ -119,8 +119,8 @@ def time_runs(
     ``patient`` does not wait for a crowd to end.
 
     A disturbed measurement is made again after a pause that doubles, ``protocol.attempts`` times
-    in all; the one with the fewest disturbances and the narrowest interval is returned. A crowd
-    that outlasts ``protocol.patience_s`` is not waited for again: it lasts for minutes.
+    in all; the one with the fewest disturbances and the narrowest interval is returned. All of them
+    together lose ``protocol.patience_s`` to crowds at most: what outlasts that lasts for minutes.
     """
     machine = machine or ThisMachine()
     if not patient:
@@ -136,6 +136,8 @@ def time_runs(
             sampling.run()
             timings.append(_timing(sampling, before, machine.snapshot()))
             pace = sampling.best
+            patience_s = max(protocol.patience_s - sampling.lost_s, 0.0)
+            protocol = dataclasses.replace(protocol, patience_s=patience_s)
             if not timings[-1].disturbed or timings[-1].crowded_out:
                 break
     return min(timings, key=lambda t: (len(t.disturbed), (t.high_ms - t.low_ms) / t.value_ms))
