@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from test_readme import example_space
 
 TINY = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resolution", "16"]
 QUICK = ["--epochs", "0.5", "--candidates", "6", "--probe-size", "16", "--probe-batches", "2",
          "--finalists", "0"]  # fmt: skip
 
+# A smaller survey, a search that soon gives up, and no measurement with care.
+MEASURING = """
+from fbn_deploy.pipeline import search
+search.SURVEYED = 3
+from fbn_deploy.search import screen
+screen.FEW = 3
+from fbn_deploy.latency import protocol
+protocol.PROTOCOLS["confirm"] = protocol.QUICK
+from fbn_deploy.cli import main
+main()
+"""
+
 
 def fbn(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fbn_deploy", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def measuring(cache: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """``fbn`` that measures in moments, with a latency cache of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", MEASURING, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env=os.environ | {"FBN_CACHE_DIR": str(cache)},
+    )
 
 
 def without_timing(path: Path) -> dict[str, Any]:
@@ -88,3 +115,48 @@ def test_nothing_fits_is_exit_code_3_and_names_the_nearest(tmp_path: Path) -> No
     done = fbn("search", *TINY, *QUICK, "--flops-budget", "1k", "--run", str(tmp_path / "run"))
     assert done.returncode == 3
     assert "lightest" in done.stderr
+
+
+def under_latency(folder: Path, budget: str, *more: str) -> subprocess.CompletedProcess[str]:
+    space = ["--space", str(example_space(folder)), "-o", "channels=4", "--resolution", "16"]
+    return measuring(folder, "deploy", *space, *QUICK, "--epochs", "0", "--retrain-epochs", "1",
+                     "--target", "onnxruntime-cpu", "--latency-budget", budget, "--run",
+                     str(folder / "run"), *more)  # fmt: skip
+
+
+def test_deploy_under_a_latency_budget_ends_with_a_model_that_was_confirmed_on_its_target(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    done = under_latency(tmp_path, "1s", "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    best = summary["best"]
+    assert best["meets_budget"] is True
+    assert best["confirmed"]["onnxruntime-cpu"]["upper_ms"] <= 1000
+    assert 0 < best["costs"]["latency_ms"]["measured"] <= 1000
+    (verified,) = summary["verification"]["results"]
+    assert verified["target"] == "onnxruntime-cpu"
+    assert verified["passed"]
+    assert (run / "model.onnx").stat().st_size > 0
+    profile = json.loads((run / "profile.json").read_text())
+    assert profile == summary["profile"]
+    assert profile["latency"]["conditions"]["target"] == "onnxruntime-cpu"
+    assert 0 < profile["latency"]["value_ms"] <= 1000
+    assert profile["layers"]
+    budgets = json.loads((run / "search.json").read_text())["budgets"]
+    assert budgets == [
+        {"kind": "latency", "limit": 1000.0, "unit": "ms", "target": "onnxruntime-cpu"}
+    ]
+    assert "onnxruntime-cpu" in (run / "report.html").read_text()
+
+
+def test_a_latency_that_no_network_reaches_is_exit_code_3_and_deploys_nothing(
+    tmp_path: Path,
+) -> None:
+    done = under_latency(tmp_path, "1us")
+    assert done.returncode == 3, done.stderr
+    assert re.search(r"None of \d+ architectures meets 0.001 ms on onnxruntime-cpu", done.stderr)
+    assert "Traceback" not in done.stderr
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert not left & {"search.json", "subnet.safetensors", "model.onnx", "verify.json"}

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from test_pipeline import QUICK, TINY
+from test_pipeline import QUICK, TINY, measuring
 from test_precision import images, network, ranges_of, run
 
 from fbn_deploy.errors import FBNError
@@ -154,14 +151,7 @@ def test_a_search_in_int8_measures_its_candidates_in_int8(tmp_path: Path) -> Non
     arguments = ["search", *TINY, *QUICK, "--candidates", "2", "--epochs", "0", "--latency-budget",
                  "1s", "--target", "onnxruntime-cpu", "--precision", "int8", "--run",
                  str(tmp_path / "run")]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", SEARCH, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-        env=os.environ | {"FBN_CACHE_DIR": str(tmp_path)},
-    )
+    done = measuring(tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     assert "Confirmed on onnxruntime-cpu in int8" in done.stdout
     found = json.loads((tmp_path / "run" / "search.json").read_text())
