@@ -49,8 +49,9 @@ class SupernetSettings:
     ``shards`` are parts of a batch that are each normalised by their own statistics, and whose
     gradients are averaged: as many as processes, unless given. The result depends on the number
     of shards, not on who computes them: one process with two shards ends bit for bit like two
-    processes. (Statistics shared by all processes would not do that: where a path's features are
-    constant, BatchNorms magnify the rounding of a sum to the size of the features.)
+    processes of as many threads each. (Statistics shared by all processes would not do that: where
+    a path's features are constant, BatchNorms magnify the rounding of a sum to the size of the
+    features.)
     """
 
     epochs: float | None = None
