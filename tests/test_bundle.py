@@ -18,11 +18,14 @@ from typing import Any
 
 import onnx
 import pytest
+from test_targets import small_network
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.files import sha256_of
 from fbn_deploy.latency.blocktable import LatencyTable
 from fbn_deploy.latency.bundle import read_bundle
 from fbn_deploy.latency.inventory import Inventory, digest
+from fbn_deploy.latency.profile import NetworkProfile
 from fbn_deploy.pipeline.bundle import bundle
 from fbn_deploy.pipeline.latency import table_for
 from fbn_deploy.progress import Silent
@@ -39,6 +42,7 @@ from fbn_deploy.latency import protocol
 protocol.PROTOCOLS["quick"] = dataclasses.replace(
     protocol.QUICK, warmup_s=0.001, round_s=0.001, limit_s=0.01
 )
+protocol.PROTOCOLS["confirm"] = protocol.PROTOCOLS["quick"]
 from fbn_deploy.cli import main
 main()
 """
@@ -135,6 +139,22 @@ def test_the_device_has_no_pytorch_and_says_so(device: Callable[..., Any]) -> No
     assert done.returncode == 2
     assert 'pip install "fbn-deploy[search]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_device_without_pytorch_profiles_a_model(
+    device: Callable[..., Any], tmp_path: Path
+) -> None:
+    model, out = tmp_path / "model.onnx", tmp_path / "profile.json"
+    model.write_bytes(small_network(channels=256))
+    done = device("profile", str(model), "--target", "onnxruntime-cpu", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "onnxruntime-cpu" in done.stdout
+    profile = NetworkProfile.load(out)
+    assert profile.record.value_ms > 0
+    assert profile.onnx_sha256 == sha256_of(model)
+    assert "stem.conv" in [layer.name for layer in profile.layers]
+    for layer in profile.layers:
+        assert layer.name[:10] in done.stdout
 
 
 def test_a_bundle_is_small_checked_and_always_the_same(bundle_path: Path, tmp_path: Path) -> None:

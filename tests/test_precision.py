@@ -30,6 +30,7 @@ from fbn_deploy.export.precision import weights as int8_weights
 from fbn_deploy.export.ranges import Ranges
 from fbn_deploy.progress import Silent
 from fbn_deploy.targets import ready_target
+from fbn_deploy.targets._cpu import int8_weight_levels
 
 
 class Residual(nn.Module):
@@ -70,11 +71,15 @@ def ranges_of(model: ir.Model, x: np.ndarray, keep: Sequence[str] = ()) -> Range
     ]
 
 
-def run(model: ir.Model, x: np.ndarray) -> np.ndarray:
+def run(
+    model: ir.Model, x: np.ndarray, target: str = "onnxruntime-cpu", precision: str = "fp32"
+) -> np.ndarray:
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
-    target = ready_target("onnxruntime-cpu")
-    with target.open(proto.SerializeToString(), batch=len(x), threads=1) as session:
+    content = proto.SerializeToString()
+    with ready_target(target).open(
+        content, batch=len(x), threads=1, precision=precision
+    ) as session:
         return session.run({"images": x})["logits"]
 
 
@@ -92,9 +97,16 @@ def readers(model: ir.Model, op: str) -> Counter[str]:
     )
 
 
-def test_int8_answers_nearly_like_fp32() -> None:
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("target", ["onnxruntime-cpu", "openvino-cpu"])
+def test_int8_answers_nearly_like_fp32(target: str, unsigned: bool) -> None:
+    if target == "openvino-cpu":
+        pytest.importorskip("openvino", reason="openvino is not installed")
     model, x = network(), images()
-    assert error(run(quantized_int8(model, ranges_of(model, x)), x), run(model, x)) < 0.05
+    levels = int8_weight_levels()
+    result = quantized_int8(model, ranges_of(model, x), unsigned=unsigned, weight_levels=levels)
+    found = error(run(result, x, target, "int8"), run(model, x, target))
+    assert 1e-4 < found < 0.05, "Rounded to 8 bits, and no further off."
 
 
 def test_pairs_stand_before_layers_residual_additions_and_pools_only() -> None:
