@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -127,10 +128,30 @@ for i in itertools.count():
 """
 
 
-def writer_command(path: Path, number: int, before: str = "") -> list[str]:
+# Stores 50 records of its own value under keys that all have, one every 20 ms from a time that it
+# is told, and reports which value stands there.
+CONTENDER = """
+import dataclasses, json, sys, time
+from pathlib import Path
+from fbn_deploy.latency.cache import LatencyCache
+from fbn_deploy.latency.record import LatencyRecord
+path, number, text = sys.argv[1:]
+cache, model = LatencyCache(Path(path)), LatencyRecord.from_json(json.loads(text))
+timing = dataclasses.replace(model.timing, value_ms=float(number))
+print("ready", flush=True)
+begin_s = float(sys.stdin.readline())
+for i in range(50):
+    time.sleep(max(0.0, begin_s + 0.02 * i - time.monotonic()))
+    conditions = dataclasses.replace(model.conditions, network=str(i))
+    stored = cache.put(dataclasses.replace(model, conditions=conditions, timing=timing))
+    print(stored.value_ms)
+"""
+
+
+def writer_command(path: Path, number: int, before: str = "", program: str = WRITER) -> list[str]:
     """A process that stores record after record and reports each one when it is stored."""
     model = json.dumps(record().as_json())
-    return [sys.executable, "-c", before + WRITER, str(path), str(number), model]
+    return [sys.executable, "-c", before + program, str(path), str(number), model]
 
 
 def test_eight_writers_killed_at_random_lose_nothing_that_was_reported(tmp_path: Path) -> None:
@@ -168,6 +189,37 @@ def test_eight_writers_killed_at_random_lose_nothing_that_was_reported(tmp_path:
     assert reported
     assert reported <= set(stored)
     assert all(value == float(name.split("-")[1]) for name, value in stored.items())
+
+
+def test_the_first_record_stays_where_processes_store_the_same_key_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "latency.sqlite"
+    writers = [
+        subprocess.Popen(
+            writer_command(path, number, program=CONTENDER),
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    begin_s = time.monotonic() + 0.1
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write(f"{begin_s}\n")
+        writer.stdin.flush()
+    outputs = [writer.communicate(timeout=60) for writer in writers]
+    assert [error for _, error in outputs] == [""] * 4
+    answers = [output.split() for output, _ in outputs]
+    found = LatencyCache(path).records()
+    stored = {int(each.conditions.network): str(each.value_ms) for each in found}
+    assert len(found) == len(stored) == 50
+    assert answers == [[stored[i] for i in range(50)]] * 4, "All were told of the same record."
 
 
 def test_a_damaged_file_is_refused_and_left_alone(tmp_path: Path) -> None:
