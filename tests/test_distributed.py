@@ -10,9 +10,8 @@ import os
 import random
 import socket
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
