@@ -161,7 +161,9 @@ def test_a_latency_that_no_network_reaches_is_exit_code_3_and_deploys_nothing(
 ) -> None:
     done = under_latency(tmp_path, "1us")
     assert done.returncode == 3, done.stderr
-    assert re.search(r"None of \d+ architectures meets 0.001 ms on onnxruntime-cpu", done.stderr)
+    # the limit, or a little less where careful measurements take longer
+    said = r"None of \d+ architectures meets 0\.00\d+ ms on onnxruntime-cpu; the fastest one found"
+    assert re.search(said, done.stderr)
     assert "Traceback" not in done.stderr
     left = {path.name for path in (tmp_path / "run").iterdir()}
     assert not left & {"search.json", "subnet.safetensors", "model.onnx", "verify.json"}
