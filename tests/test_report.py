@@ -204,6 +204,14 @@ def test_commands_that_do_it_again_can_be_read_by_the_commands(tmp_path: Path) -
     assert (profile, report) == ("fbn profile again", "fbn report again")
 
 
+def test_the_search_is_told_the_layers_that_stayed_fp32(tmp_path: Path) -> None:
+    run = searched(started(tmp_path), precision="int8")
+    changed(run / "search.json", "settings", "keep_fp32", to=["stem", "*depthwise*"])
+    search, *_ = commands(run)
+    assert "--precision int8" in search
+    assert "--keep-fp32 stem --keep-fp32 '*depthwise*'" in search
+
+
 def test_commands_say_all_that_an_export_was_told(tmp_path: Path) -> None:
     told = {"precision": "int8", "max_drop": 1.5, "calibration": "entropy",
             "calibration_images": 300, "calibration_batch": 4, "calibration_seed": 0,

@@ -128,6 +128,14 @@ def test_a_precision_that_is_none_or_that_a_target_does_not_run_is_refused() -> 
     )
 
 
+def test_layers_that_stay_fp32_are_for_int8_and_not_for_tables_from_elsewhere() -> None:
+    kept = ("*depthwise*",)
+    assert "--keep-fp32: only with --precision int8, not fp32" in refused(keep_fp32=kept)
+    assert "--keep-fp32 and --latency-table do not go together" in refused(
+        precision="int8", keep_fp32=kept, latency_tables=("table.json",)
+    )
+
+
 def test_a_said_target_that_does_not_run_the_precision_is_refused_before_the_search() -> None:
     """Also where no budget is of it: the file is profiled there, after all the training."""
     with pytest.raises(FBNError, match="'onnxruntime-cpu' does not run bf16"):

@@ -115,7 +115,7 @@ class _Crowd:
 
 
 def _crowded_text(crowded: int, passed: int) -> str:
-    others = f", and the other {passed} would have taken too long like that" if passed else ""
+    others = f", and {passed} more would have taken too long like that" if passed else ""
     return (
         f"During {crowded} of these measurements somebody else computed on the same core to the "
         f"end{others}. Run the same command again on a quieter machine, or allow more."

@@ -83,6 +83,8 @@ class SearchSettings:
             refuse_form(self.target, self.precision)
         if self.predictor not in PREDICTORS:
             raise unknown("latency predictor", self.predictor, PREDICTORS)
+        if self.keep_fp32 and self.precision != "int8":
+            raise FBNError(f"--keep-fp32: only with --precision int8, not {self.precision}.")
         if self.keep_fp32 and self.latency_tables:
             raise FBNError(
                 "--keep-fp32 and --latency-table do not go together: a bundle's blocks are in one "

@@ -138,6 +138,8 @@ class Search:
     data: str
     tables: tuple[str, ...]
     """Files of latencies that were measured elsewhere."""
+    kept_fp32: tuple[str, ...]
+    """Layers, modules or patterns that stayed fp32 where candidates were measured in int8."""
     scored_in: str
     """The smaller network in which candidates were scored, in words; empty for the whole one."""
     timing: Mapping[str, float]
@@ -201,6 +203,7 @@ def read_search(path: Path) -> Search:
         predictors={target: _predictor(each) for target, each in content.part("latency").items()},
         data=content.part("data").text("name", ""),
         tables=settings.texts("latency_tables"),
+        kept_fp32=settings.texts("keep_fp32"),
         scored_in=_scored_in(content),
         timing=content.named_numbers("timing"),
     )

@@ -112,6 +112,7 @@ def _search_command(run: Run, search: Search) -> str:
             for names in (_SEARCH[:5], _SEARCH[5:])
         ),
         ["--proxy" if settings.get("proxy") else "--no-proxy", *_precision(search.precision)],
+        [word for layer in search.kept_fp32 for word in ("--keep-fp32", layer)],
         [word for file in search.tables for word in ("--latency-table", file)],
     ]
     lines = [shlex.join(group) for group in groups if group]
