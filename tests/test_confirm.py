@@ -185,7 +185,7 @@ def test_what_a_crowd_would_make_too_slow_is_passed_over() -> None:
 def test_when_the_others_would_take_too_long_in_the_crowd_as_well_that_is_said() -> None:
     costs = {"a": 9.0, "b": 8.0}
     latency = Fake(costs, costs, Meter({"a": 13.5}, crowded="a"))
-    with pytest.raises(NothingFitsError, match=r"nearest took 13\.5 .* the other 1 would have"):
+    with pytest.raises(NothingFitsError, match=r"nearest took 13\.5 .* and 1 more would have"):
         won("ab", {"onnxruntime-cpu": latency})
 
 
