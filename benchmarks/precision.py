@@ -32,6 +32,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from precision_networks import CASES, images, trained
@@ -49,7 +50,7 @@ from fbn_deploy.export.precision import (
     typed_bf16,
     typed_fp16,
 )
-from fbn_deploy.export.precision.sensitivity import simulation
+from fbn_deploy.export.precision.as_written import AsWritten
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.network import subnet
@@ -58,7 +59,6 @@ from fbn_deploy.targets import ready_target, unsigned_activations
 from fbn_deploy.targets._cpu import device_name
 
 BATCH = 32
-AS_WRITTEN = "as written"
 RUNTIMES = ("onnxruntime-cpu", "openvino-cpu")
 PACKAGES = ("torch", "onnx", "onnxruntime-gpu", "openvino", "nvidia-modelopt")
 
@@ -71,11 +71,9 @@ def pixels(data: ImageData, split: Any, rows: torch.Tensor) -> list[np.ndarray]:
 
 def runner(model: bytes, where: str, precision: str) -> Callable[[np.ndarray], np.ndarray]:
     """Images of one batch → logits."""
-    if where == AS_WRITTEN:
-        session = simulation(model)
-        return lambda x: session.run(None, {session.get_inputs()[0].name: x})[0]
-    opened = ready_target(where).open(model, batch=BATCH, threads=1, precision=precision)
-    name = next(iter(opened.input_shapes))
+    target = AsWritten() if where == AsWritten.name else ready_target(where)
+    opened = target.open(model, batch=BATCH, threads=1, precision=precision)
+    name = onnx.load_from_string(model).graph.input[0].name
 
     def run(x: np.ndarray) -> np.ndarray:
         padded = np.zeros((BATCH, *x.shape[1:]), np.float32)
@@ -233,7 +231,7 @@ def accuracy_case(name: str, data: ImageData, arguments: argparse.Namespace) -> 
     right: dict[tuple[str, str], np.ndarray] = {}
     print(f"\n{name}, {count} images\n{'':28}{'':16} top-1   agreement  error")
     for variant, (precision, model) in models.items():
-        for where in (AS_WRITTEN, *RUNTIMES):
+        for where in (AsWritten.name, *RUNTIMES):
             try:
                 found = judged(model, precision, where, test, labels, truth)
             except Exception as error:

@@ -104,6 +104,12 @@ class RunDir:
         """The comparison of ``model`` with the trained network."""
         return self.path / "verify.json"
 
+    @staticmethod
+    def other_int8(unsigned: bool) -> str:
+        """What stands for ``int8`` in the names of a file whose activations are held otherwise than
+        those of the file for the run's budgets."""
+        return "int8-unsigned" if unsigned else "int8-signed"
+
     def precision_model(self, precision: str) -> Path:
         """The network in another precision than fp32."""
         return self.path / f"model.{precision}.onnx"

@@ -83,13 +83,16 @@ def engine(story: dict[str, Any], path: Path) -> str:
 def precision(content: dict[str, Any], run: Path) -> str:
     """A ``verify.<precision>.json``: the file, what it kept of the accuracy, and its speed."""
     lines = [f"Verified model in {run / content['model']}"]
-    for result, speed in zip(content["results"], content["speed"], strict=True):
-        lines.append(
-            f"{result['target']}: top-1 {100 * result['accuracy_exported']:.2f} % "
-            f"(trained network {100 * result['accuracy_trained']:.2f} %), agreement "
-            f"{100 * result['top1_agreement']:.2f} %, {speed['latency_ms']:.3f} ms "
-            f"(fp32 {speed['fp32_latency_ms']:.3f} ms)"
-        )
+    timed = {
+        speed["target"]: f", {speed['latency_ms']:.3f} ms (fp32 {speed['fp32_latency_ms']:.3f} ms)"
+        for speed in content["speed"]
+    }
+    lines += [
+        f"{result['target']}: top-1 {100 * result['accuracy_exported']:.2f} % "
+        f"(trained network {100 * result['accuracy_trained']:.2f} %), agreement "
+        f"{100 * result['top1_agreement']:.2f} %{timed.get(result['target'], '')}"
+        for result in content["results"]
+    ]
     if kept := content.get("kept_fp32"):
         lines.append(f"In fp32: {', '.join(kept)}")
     if content.get("activations") == "uint8":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,25 +15,39 @@ import onnx_ir as ir
 import pytest
 import torch
 from test_data_sources import write_images
+from test_tensorrt_engines import needs_builder
 from torch import nn
 
 from fbn_deploy import summary
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.graph import onnx_from_module
-from fbn_deploy.export.precision import sensitivity as sensitivities
+from fbn_deploy.export.precision import typed_bf16, typed_fp16
+from fbn_deploy.export.precision.as_written import AsWritten
 from fbn_deploy.export.precision.form import Form
 from fbn_deploy.export.verification import Verification, verify
 from fbn_deploy.files import sha256_of
 from fbn_deploy.pipeline import precision as stage
+from fbn_deploy.pipeline import ranges
 from fbn_deploy.pipeline.context import Context, Given, open_run
-from fbn_deploy.pipeline.deploy import precision_form
-from fbn_deploy.pipeline.precision import PrecisionSettings, as_searched, export_precision
+from fbn_deploy.pipeline.forms import PrecisionFile, precision_file, run_form
+from fbn_deploy.pipeline.precision import export_precision
+from fbn_deploy.pipeline.precision_settings import PrecisionSettings, as_searched
 from fbn_deploy.pipeline.retrain import load_subnet
 from fbn_deploy.progress import Silent
-from fbn_deploy.targets import Target, _cpu, form_for, ready_target, unsigned_activations
+from fbn_deploy.targets import (
+    Target,
+    _cpu,
+    _cuda,
+    form_for,
+    ready_target,
+    targets,
+    unsigned_activations,
+)
+from fbn_deploy.targets.openvino_cpu import OpenVinoCpu
 
 TINY = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resolution", "8"]
 QUICK = ["--epochs", "0", "--candidates", "2", "--probe-size", "16", "--probe-batches", "2"]
+FOUND: dict[str, Any] = {"budgets": [{"target": None}], "settings": {}}
 INT8 = PrecisionSettings("int8", max_drop=5.0, calibration_images=64)
 
 
@@ -57,13 +72,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folded(run: Path) -> ir.Model:
     context = open_run(run, Given(), Silent(), create=False)
-    return stage._folded(context, load_subnet(context)[0], INT8, Form("int8"))
+    network, _ = load_subnet(context)
+    graph = onnx_from_module(network, context.definition.resolution)
+    return stage._folded(graph, INT8, Form("int8"))
 
 
 @pytest.fixture
 def context(run: Path, folded: ir.Model, monkeypatch: pytest.MonkeyPatch) -> Context:
     """The run, exported and folded once; nothing is timed."""
     still = {"target": "onnxruntime-cpu", "latency_ms": 1.0, "fp32_latency_ms": 2.0}
+    monkeypatch.setattr(stage, "onnx_from_module", lambda *arguments: folded)
     monkeypatch.setattr(stage, "_folded", lambda *arguments: folded)
     monkeypatch.setattr(stage, "_speed", lambda *arguments: still)
     return open_run(run, Given(), Silent(), create=False)
@@ -73,9 +91,15 @@ def exported(
     context: Context, settings: PrecisionSettings, targets: list[Target] | None = None
 ) -> dict[str, Any]:
     network, _ = load_subnet(context)
+    return export_precision(context, network, settings, file_for(settings.precision, targets))
+
+
+def file_for(
+    precision: str, targets: list[Target] | None = None, form: Form | None = None
+) -> PrecisionFile:
     targets = targets or [ready_target("onnxruntime-cpu")]
-    form = form_for(settings.precision, [target.name for target in targets])
-    return export_precision(context, network, settings, targets, form)
+    form = form or form_for(precision, [target.name for target in targets])
+    return PrecisionFile(precision, form, targets, targets)
 
 
 def test_deploy_leaves_a_verified_int8_model_with_its_ranges(run: Path) -> None:
@@ -129,7 +153,8 @@ def test_an_export_says_which_activations_the_file_holds(context: Context) -> No
     network, _ = load_subnet(context)
     targets = [ready_target("onnxruntime-cpu")]
     for unsigned, name in ((True, "uint8"), (False, "int8")):
-        content = export_precision(context, network, INT8, targets, Form("int8", unsigned=unsigned))
+        file = file_for("int8", targets, Form("int8", unsigned=unsigned))
+        content = export_precision(context, network, INT8, file)
         assert content["activations"] == name
         assert (name == "uint8") == ("TensorRT takes int8" in summary.precision(content, Path()))
         model = onnx.load(context.run.precision_model("int8"))
@@ -140,13 +165,13 @@ def test_ranges_are_reused_only_for_the_same_model_and_images(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    calibrate = stage.calibrated
+    calibrate = ranges.calibrated
 
     def counting(*arguments: Any, **named: Any) -> Any:
         calls.append(named["count"])
         return calibrate(*arguments, **named)
 
-    monkeypatch.setattr(stage, "calibrated", counting)
+    monkeypatch.setattr(ranges, "calibrated", counting)
     exported(context, dataclasses.replace(INT8, calibration_images=32))
     exported(context, dataclasses.replace(INT8, calibration_images=32))
     exported(context, dataclasses.replace(INT8, calibration_images=40))
@@ -180,7 +205,8 @@ def test_the_most_sensitive_layers_stay_fp32_until_the_gate_passes(
     assert next(iter(content["sensitivity"])) == "stem.0/Conv"
     hopeless = _absurd(context)
     monkeypatch.setattr(stage, "stored_ranges", lambda *arguments, **options: hopeless)
-    with pytest.raises(FBNError, match=r"Even with the .* most sensitive layers in fp32"):
+    refusal = r"Even with the .* most sensitive layers in fp32\. .* alone in int8: .*/Conv \("
+    with pytest.raises(FBNError, match=refusal):
         exported(context, INT8)
 
 
@@ -203,10 +229,28 @@ def test_the_seed_draws_the_images_and_weights_may_have_the_ranges_of_least_erro
     assert exported(context, INT8)["calibration"] == content["calibration"]
 
 
-def test_the_simulation_computes_pairs_as_written(context: Context) -> None:
-    exported(context, INT8)
-    session = sensitivities.simulation(context.run.precision_model("int8").read_bytes())
-    assert [output.name for output in session.get_outputs()] == ["logits"]
+def test_int8_that_is_slower_than_the_fp32_that_is_deployed_is_warned_of(
+    context: Context, folded: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On OpenVINO fp32 is deployed without the convolutions that stand for shifts in int8."""
+    forms: list[bool] = []
+
+    def refolded(exported: ir.Model, settings: PrecisionSettings, form: Form) -> ir.Model:
+        forms.append(form.as_convolution)
+        return folded
+
+    said: list[str] = []
+    slower = {"target": "openvino-cpu", "latency_ms": 2.5, "fp32_latency_ms": 2.0}
+    monkeypatch.setattr(stage, "_folded", refolded)
+    monkeypatch.setattr(stage, "_speed", lambda *arguments: slower)
+    monkeypatch.setattr(context.reporter, "say", said.append)
+    judges = [ready_target("onnxruntime-cpu")]
+    network, _ = load_subnet(context)
+    file = PrecisionFile("int8", Form("int8", unsigned=True), judges, [OpenVinoCpu()])
+    export_precision(context, network, INT8, file)
+    assert forms == [True, False]
+    warned = "Warning: on openvino-cpu int8 is slower than fp32 here: 2.500 ms against 2.000 ms."
+    assert warned in said
 
 
 @pytest.mark.parametrize(
@@ -225,9 +269,13 @@ def test_wrong_calibration_changes_nothing(
     assert sorted(path.name for path in context.run.path.iterdir()) == before
 
 
-def test_a_precision_that_no_target_runs_is_refused(context: Context) -> None:
-    with pytest.raises(FBNError, match=r"No target here runs bf16 \(onnxruntime-cpu were asked\)"):
-        exported(context, PrecisionSettings("bf16"))
+def test_a_precision_that_no_target_runs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FBNError, match="'onnxruntime-cpu' does not run bf16; it runs fp32"):
+        precision_file(FOUND, "bf16", "onnxruntime-cpu")
+    monkeypatch.setattr(OpenVinoCpu, "missing", lambda self: "OpenVINO is not installed.")
+    if all(target.missing() for target in targets() if "bf16" in target.precisions):
+        with pytest.raises(FBNError, match="openvino-cpu: OpenVINO is not installed"):
+            precision_file(FOUND, "bf16")
 
 
 def test_every_mistake_of_the_settings_is_in_one_message() -> None:
@@ -253,6 +301,34 @@ def test_wrong_options_get_one_message_and_exit_code_2(
     assert "Traceback" not in done.stderr
 
 
+@needs_builder
+@pytest.mark.skipif(_cuda.driver_problem() is None, reason="there is a GPU, where engines run")
+def test_an_engine_is_built_beside_the_int8_file_of_the_run(run: Path, tmp_path: Path) -> None:
+    """TensorRT takes no uint8, so that the signed file and the engine have names of their own; as
+    written they are held against the network, and nothing is timed here."""
+    copied = Path(shutil.copytree(run, tmp_path / "run"))
+    own = ("model.int8.onnx", "verify.int8.json", "profile.int8.json")
+    before = {name: (copied / name).read_bytes() for name in own}
+    options = ["--precision", "int8", "--max-drop", "5", "--calibration-images", "64"]
+    done = fbn("export", str(copied), *options, "--target", "tensorrt-rtx", "--build-only")
+    assert done.returncode == 0, done.stderr
+    engine = copied / "model.int8-signed.tensorrt-rtx.engine"
+    assert f"{engine}: built, not run: no GPU here" in done.stdout
+    assert {name: (copied / name).read_bytes() for name in own} == before
+    verified = json.loads((copied / "verify.int8-signed.json").read_text())
+    assert (verified["activations"], verified["weight_levels"]) == ("int8", 127)
+    assert [result["target"] for result in verified["results"]] == ["as written"]
+    assert verified["speed"] == []
+    story = json.loads(engine.with_name(engine.name + ".json").read_text())
+    assert (story["precision"], story["model"]) == ("int8", "model.int8-signed.onnx")
+    assert story["onnx_sha256"] == verified["onnx_sha256"]
+    signed = onnx.load(copied / "model.int8-signed.onnx")
+    zeros = [t.data_type for t in signed.graph.initializer if "zero_point" in t.name]
+    assert set(zeros) == {onnx.TensorProto.INT8}
+    reported = fbn("report", str(copied), "--json")
+    assert reported.returncode == 0, reported.stderr
+
+
 def test_a_folder_that_holds_no_images_any_more_is_named_and_nothing_is_written(
     tmp_path: Path,
 ) -> None:
@@ -276,17 +352,71 @@ def test_a_folder_that_holds_no_images_any_more_is_named_and_nothing_is_written(
 def _absurd(context: Context, only: str = "") -> Any:
     """Ranges a thousand times too small; of the tensor ``only``, where it is given."""
     network, _ = load_subnet(context)
-    model = stage._folded(context, network, INT8)
+    model = stage._folded(stage.onnx_from_module(network), INT8, Form("int8"))
     found = stage.stored_ranges(context, model, INT8)
     small = {name: amax / 1000 if only in ("", name) else amax for name, amax in found.amax.items()}
     return dataclasses.replace(found, amax=small)
 
 
 def test_a_file_is_written_for_the_budgets_targets_though_they_are_not_here() -> None:
-    here = [ready_target("onnxruntime-cpu")]
-    of_tensorrt = {"budgets": [{"target": "tensorrt"}, {"target": None}]}
-    assert not precision_form(of_tensorrt, "int8", here).unsigned
-    assert precision_form({"budgets": [{"target": None}]}, "int8", here).unsigned
+    here = ["onnxruntime-cpu"]
+    of_tensorrt = {**FOUND, "budgets": [{"target": "tensorrt"}, {"target": None}]}
+    assert not run_form(of_tensorrt, "int8", here).unsigned
+    assert run_form(FOUND, "int8", here).unsigned
+
+
+def test_a_file_for_a_table_is_written_as_the_graphs_of_its_bundle() -> None:
+    """OpenVINO runs Mul and Add fastest; what was measured on the device were convolutions."""
+    told = {"budgets": [{"target": "openvino-cpu"}], "settings": {"latency_tables": ["pi.json"]}}
+    for precision in ("fp32", "fp16", "bf16", "int8"):
+        assert run_form(told, precision).as_convolution
+    assert not run_form({**told, "settings": {}}, "fp32").as_convolution
+
+
+def test_a_target_that_holds_int8_otherwise_gets_a_file_beside_that_of_the_budgets() -> None:
+    of_budget = {**FOUND, "budgets": [{"target": "onnxruntime-cpu"}]}
+    own = precision_file(of_budget, "int8")
+    assert (own.name, own.form.unsigned) == ("int8", True)
+    other = precision_file(of_budget, "int8", "tensorrt-rtx", build_only=True)
+    assert (other.name, other.form.unsigned) == ("int8-signed", False)
+    assert ([judge.name for judge in other.judges], list(other.timed)) == (["as written"], [])
+    same = precision_file(of_budget, "int8", "onnxruntime-cpu")
+    assert (same.name, same.form) == ("int8", own.form)
+    for_rtx = {**FOUND, "budgets": [{"target": "tensorrt-rtx"}]}
+    budgeted = precision_file(for_rtx, "int8", "tensorrt-rtx", build_only=True)
+    assert (budgeted.name, budgeted.form.unsigned) == ("int8", False)
+    there = precision_file(for_rtx, "int8", "onnxruntime-cpu")
+    assert (there.name, there.form.unsigned) == ("int8-unsigned", True)
+
+
+def test_in_16_bits_a_file_is_judged_as_written_beside_targets_that_compute_in_32() -> None:
+    file = precision_file(FOUND, "fp16", "onnxruntime-cpu")
+    assert [judge.name for judge in file.judges] == ["onnxruntime-cpu", "as written"]
+    assert [target.name for target in file.timed] == ["onnxruntime-cpu"]
+    built = precision_file(FOUND, "bf16", "tensorrt-rtx", build_only=True)
+    assert [judge.name for judge in built.judges] == ["as written"]
+
+
+def test_as_written_every_tensor_is_rounded_to_its_16_bits() -> None:
+    """To the last bits what PyTorch computes in these types, where ONNX Runtime stays in 32."""
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten())
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    graph = onnx_from_module(network.eval(), 8)
+    with torch.no_grad():
+        exact = network(images)
+        for precision, typed, dtype, bits in (
+            ("fp16", typed_fp16, torch.float16, 11),
+            ("bf16", typed_bf16, torch.bfloat16, 8),
+        ):
+            model = ir.to_proto(typed(graph)).SerializeToString()
+            with AsWritten().open(model, batch=2, threads=1, precision=precision) as session:
+                found = torch.from_numpy(session.run({"images": images.numpy()})["logits"])
+            scale = float(exact.abs().max())
+            half = network.to(dtype)(images.to(dtype)).float()
+            network.float()
+            assert torch.equal(found, found.to(dtype).float())
+            assert float((found - half).abs().max()) <= 2 * scale * 2.0**-bits
+            assert 0 < float((found - exact).abs().max()) <= 8 * scale * 2.0**-bits
 
 
 def test_layers_that_the_search_left_in_fp32_stay_there_unless_others_are_named() -> None:
@@ -311,7 +441,7 @@ def test_a_network_that_answers_nan_is_not_verified(run: Path) -> None:
 def test_a_refusal_in_16_bits_names_the_agreement(context: Context) -> None:
     network, _ = load_subnet(context)
     settings = PrecisionSettings("fp16", max_drop=100.0)
-    gate = stage._Gate(context, network, settings, [ready_target("onnxruntime-cpu")], Form("fp16"))
+    gate = stage._Gate(context, network, settings, file_for("fp16"), stage.onnx_from_module())
     said = gate._refusal(Path("model.fp16.onnx"), [])
     assert "an agreement of at least 99 %" in said
 
@@ -337,23 +467,26 @@ def test_one_rule_says_what_a_precision_may_lose(
 def test_what_overflows_float16_is_refused_though_the_processor_computes_it_in_float32(
     context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Numbers of 1e5 and more between two convolutions, which leave logits of the usual size."""
+    """Numbers of 1e5 and more between two convolutions, which leave logits of the usual size. As
+    written they are no numbers."""
     layers = [nn.Conv2d(3, 4, 1), nn.Conv2d(4, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     network = nn.Sequential(*layers).eval()
     with torch.no_grad():
         layers[0].weight.fill_(6e4)
         layers[1].weight.mul_(1e-2)
     model = onnx_from_module(network, 8)
-    targets = [ready_target("onnxruntime-cpu")]
-    gate = stage._Gate(context, network, PrecisionSettings("fp16"), targets, Form("fp16"))
+    file = file_for("fp16")
+    gate = stage._Gate(context, network, PrecisionSettings("fp16"), file, model)
     path = context.run.path / "unseen.onnx"
     ir.save(stage.typed_fp16(model), path)
-    assert gate._passes(gate._verified(path, targets[0]))
+    assert gate._passes(gate._verified(path, file.judges[0]))
+    with pytest.raises(FBNError, match=r"unseen\.onnx on as written answers .* NaN or infinity"):
+        gate._verified(path, AsWritten())
     path.unlink()
     monkeypatch.setattr(stage, "_folded", lambda *arguments: model)
     said = r"float16 ends at 65,504, and on 32 .* 1 of 5 tensors .* to [\d,]+\. Choose .* bf16"
     with pytest.raises(FBNError, match=said):
-        export_precision(context, network, PrecisionSettings("fp16"), targets, Form("fp16"))
+        export_precision(context, network, PrecisionSettings("fp16"), file)
     assert not context.run.precision_model("fp16").exists()
 
 

@@ -19,7 +19,7 @@ from fbn_deploy.latency.profile import Layer, NetworkProfile, named_layers, prof
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.latency.table import profile_table, story
 from fbn_deploy.pipeline import profile as stage
-from fbn_deploy.targets import LayerTime, Target, default_target
+from fbn_deploy.targets import LayerTime, Target, default_target, target_named
 from fbn_deploy.targets.openvino_cpu import OpenVinoCpu
 
 PROFILE = NetworkProfile(
@@ -51,6 +51,26 @@ def test_a_file_is_profiled_where_it_was_searched_for_if_that_runs_it(
     stage.profile(run, precision="bf16")
     elsewhere = default_target("bf16").name
     assert opened == [("model.onnx", "onnxruntime-cpu"), ("model.bf16.onnx", elsewhere)]
+
+
+def test_of_two_int8_files_the_one_that_was_written_for_the_target_is_profiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = searched(started(tmp_path))
+    for name in ("model.int8.onnx", "model.int8-signed.onnx"):
+        (run / name).write_bytes(small_network())
+    opened: list[str] = []
+
+    def profiled(model: Path, target: Target, **said: object) -> NetworkProfile:
+        opened.append(model.name)
+        return PROFILE
+
+    monkeypatch.setattr(stage, "profile_network", profiled)
+    monkeypatch.setattr(stage, "ready_target", target_named)
+    for target in ("onnxruntime-cpu", "tensorrt", "onnxruntime-cuda"):
+        stage.profile(run, target=target, precision="int8")
+    assert opened == ["model.int8.onnx", "model.int8-signed.onnx", "model.int8.onnx"]
+    assert (run / "profile.int8-signed.json").exists()
 
 
 def test_a_fused_kernel_bears_the_name_of_its_convolution() -> None:

@@ -31,6 +31,7 @@ from report_runs import (
 from test_latency_cache import record
 
 from fbn_deploy.report.page import write_report
+from fbn_deploy.report.run import read_run
 
 NASTY = "<img src=x onerror=alert(1)>\"'&\u202e</style></svg>"
 
@@ -204,6 +205,24 @@ def test_commands_that_do_it_again_can_be_read_by_the_commands(tmp_path: Path) -
     assert (profile, report) == ("fbn profile again", "fbn report again")
 
 
+def test_an_int8_file_beside_that_of_the_budget_is_not_what_ships(tmp_path: Path) -> None:
+    run = quantized(searched_and_trained(tmp_path))
+    signed = {"model": "model.int8-signed.onnx", "activations": "int8", "target": "tensorrt"}
+    written = {**json.loads((run / "verify.int8.json").read_text()), **signed}
+    (run / "verify.int8-signed.json").write_text(json.dumps(written))
+    (run / "model.int8-signed.onnx").write_bytes(b"signed")
+    found = read_run(run)
+    assert [each.label for each in found.precisions] == ["int8", "int8-signed"]
+    *_, own, beside, _, _ = commands(run)
+    assert own == "fbn export again --precision int8 --max-drop 2 --keep-fp32 stem.conv/Conv"
+    assert beside == own.replace("int8 ", "int8 --target tensorrt ", 1)
+    shipped = read_run(searched(run, precision="int8")).shipped
+    assert shipped is not None
+    assert shipped.model == "model.int8.onnx"
+    (run / "verify.int8.json").unlink()
+    assert read_run(run).shipped is None
+
+
 def test_the_search_is_told_the_layers_that_stayed_fp32(tmp_path: Path) -> None:
     run = searched(started(tmp_path), precision="int8")
     changed(run / "search.json", "settings", "keep_fp32", to=["stem", "*depthwise*"])
@@ -219,13 +238,15 @@ def test_commands_say_all_that_an_export_was_told(tmp_path: Path) -> None:
             "analyze": True}  # fmt: skip
     run = quantized(whole(tmp_path), settings=told, kept_fp32=["stem", "head.conv/Conv"])
     changes = {"model": "model.int8.onnx", "precision": "int8"}
-    *_, int8, engine, _, _ = commands(built(run, **changes, onnx_sha256=""))
+    *_, int8, _, _ = commands(run)
+    *_, export, engine, _, _ = commands(built(run, **changes, onnx_sha256=""))
     options = (
         "--max-drop 1.5 --calibration entropy --calibration-images 300 --calibration-batch 4 "
         "--calibration-seed 0 --equalize --weights-by-mse --analyze --keep-fp32 stem "
         "--keep-fp32 head.conv/Conv"
     )
     assert int8 == f"fbn export again --precision int8 {options}"
+    assert export == "fbn export again"  # the engine's command writes its model as well
     first = "fbn export again --target tensorrt --precision int8"
     assert engine == f"{first} {options} --build-only --batch 1"
 
@@ -238,7 +259,7 @@ def test_commands_of_an_older_export_say_what_it_wrote_down(tmp_path: Path) -> N
 
 
 def test_commands_leave_out_what_is_told_by_default() -> None:
-    from fbn_deploy.pipeline.precision import PrecisionSettings
+    from fbn_deploy.pipeline.precision_settings import PrecisionSettings
     from fbn_deploy.report.sections.reproduce import PRECISION
 
     defaults = dataclasses.asdict(PrecisionSettings("int8"))

@@ -14,7 +14,7 @@ from fbn_deploy.errors import FBNError
 
 if TYPE_CHECKING:
     from fbn_deploy.pipeline.context import Given
-    from fbn_deploy.pipeline.precision import PrecisionSettings
+    from fbn_deploy.pipeline.precision_settings import PrecisionSettings
     from fbn_deploy.pipeline.search_settings import SearchSettings
     from fbn_deploy.targets import EngineBuilder, EngineOptions
 
@@ -211,7 +211,7 @@ class PrecisionOptions:
 
     def settings(self) -> PrecisionSettings | None:
         """None for fp32; all mistakes in one ``FBNError``."""
-        from fbn_deploy.pipeline.precision import PrecisionSettings
+        from fbn_deploy.pipeline.precision_settings import PrecisionSettings
 
         if self.precision in (None, "fp32"):
             self._refuse_idle(set())

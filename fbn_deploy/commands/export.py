@@ -19,17 +19,14 @@ def command(
     json_output: Json = False,
 ) -> None:
     """Folds, writes model.onnx or model.PRECISION.onnx, verified on real images."""
-    from fbn_deploy.pipeline.deploy import (
-        precision_form,
-        precision_targets,
-        verification_targets,
-    )
     from fbn_deploy.pipeline.engine import EngineSettings, export_engine
     from fbn_deploy.pipeline.export import export_subnet
-    from fbn_deploy.pipeline.precision import as_searched, export_precision
+    from fbn_deploy.pipeline.forms import precision_file, run_form, verification_targets
+    from fbn_deploy.pipeline.precision import export_precision
+    from fbn_deploy.pipeline.precision_settings import as_searched
     from fbn_deploy.pipeline.retrain import load_subnet
     from fbn_deploy.pipeline.stored_search import stored_search
-    from fbn_deploy.targets import form_for, ready_target, shifts_as_convolution
+    from fbn_deploy.targets import ready_target
 
     builder = engine.builder(target)
     precision = lower.settings()
@@ -43,19 +40,16 @@ def command(
         names = {each.name for each in chosen}
         ready = verification_targets(found, context.reporter.say)
         others = [each for each in ready if each.name not in names]
-        form = shifts_as_convolution([target] if target else found["best"]["confirmed"])
-        content = export_subnet(context, network, chosen + others, as_convolution=form)
+        form = run_form(found, "fp32", [target] if target else [])
+        content = export_subnet(
+            context, network, chosen + others, as_convolution=form.as_convolution
+        )
         text = f"Verified model in {model}"
     else:
         precision = as_searched(precision, found["settings"])
-        model = context.run.precision_model(precision.precision)
-        targets = chosen or precision_targets(found, precision.precision)
-        written = (
-            form_for(precision.precision, [target])
-            if target
-            else precision_form(found, precision.precision, targets)
-        )
-        content = export_precision(context, network, precision, targets, written)
+        file = precision_file(found, precision.precision, target, build_only=engine.build_only)
+        model = context.run.precision_model(file.name)
+        content = export_precision(context, network, precision, file)
         text = summary.precision(content, context.run.path)
     if builder is not None:
         settings = EngineSettings(

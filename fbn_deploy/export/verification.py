@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import nn
 
 from fbn_deploy.data import ImageData, Split, eval_batches
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.graph import INPUT, OUTPUT
-from fbn_deploy.targets import Target
 
 BATCH = 50
 MAX_ERROR = 1e-3  # largest relative difference of logits that fp32 kernels may show
 MIN_AGREEMENT = 0.999  # of top-1 predictions; a tie between two classes may fall either way
 MIN_AGREEMENT_16_BITS = 0.99
+
+
+class _Answers(Protocol):
+    def run(self, inputs: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]: ...
+
+
+class Judge(Protocol):
+    """What can run a file: a target, or ``precision/as_written.py``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def precisions(self) -> tuple[str, ...]: ...
+
+    @property
+    def int8_weight_levels(self) -> int: ...
+
+    def open(
+        self, model: Path, *, batch: int, threads: int, precision: str = "fp32"
+    ) -> AbstractContextManager[_Answers]: ...
 
 
 @dataclass(frozen=True)
@@ -82,7 +104,7 @@ def verify(
     network: nn.Module,
     data: ImageData,
     split: Split,
-    target: Target,
+    target: Judge,
     *,
     precision: str = "fp32",
     batch: int | None = None,

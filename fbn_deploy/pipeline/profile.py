@@ -22,6 +22,8 @@ class _Subject:
     run: RunDir | None
     target: Target
     settings: dict[str, Any]
+    name: str
+    """The precision in the names of the run's files."""
 
 
 def profile(
@@ -48,7 +50,7 @@ def profile(
     )
     if subject.run is not None:
         run = subject.run
-        found.save(run.profile if precision == "fp32" else run.precision_profile(precision))
+        found.save(run.profile if precision == "fp32" else run.precision_profile(subject.name))
     return found
 
 
@@ -75,18 +77,28 @@ def _subject(model_or_run: Path, target: str | None, precision: str) -> _Subject
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     path = Path(model_or_run)
-    settings: dict[str, Any] = {}
     run = RunDir(path) if path.is_dir() else None
-    if run is not None:
-        model = run.model if precision == "fp32" else run.precision_model(precision)
-        if not model.exists():
-            run.configuration()
-            how = "" if precision == "fp32" else f" --precision {precision}"
-            first = "" if run.subnet.exists() else "fbn retrain and "
-            raise FBNError(f"{path} has no {model.name} yet; run {first}fbn export{how} on it.")
-        path = model
-        settings = _searched(run)
-    return _Subject(path, run, _target(target, settings.get("target"), precision), settings)
+    if run is None:
+        return _Subject(path, None, _target(target, None, precision), {}, precision)
+    settings = _searched(run)
+    chosen = _target(target, settings.get("target"), precision)
+    name = _name(run, precision, chosen)
+    model = run.model if precision == "fp32" else run.precision_model(name)
+    if not model.exists():
+        run.configuration()
+        how = "" if precision == "fp32" else f" --precision {precision}"
+        first = "" if run.subnet.exists() else "fbn retrain and "
+        raise FBNError(f"{path} has no {model.name} yet; run {first}fbn export{how} on it.")
+    return _Subject(model, run, chosen, settings, name)
+
+
+def _name(run: RunDir, precision: str, target: Target) -> str:
+    """``precision``, or what stands for it in the names of the int8 file that was written for
+    targets like ``target`` alone."""
+    if precision != "int8" or target.unsigned_activations is None:
+        return precision
+    other = run.other_int8(target.unsigned_activations)
+    return other if run.precision_model(other).exists() else precision
 
 
 def _searched(run: RunDir) -> dict[str, Any]:

@@ -78,6 +78,8 @@ class Precision:
 
     name: str
     model: str
+    target: str
+    """The one that was asked; empty where none was."""
     max_drop: float | None
     """Points of accuracy that were allowed to be lost."""
     checks: tuple[Check, ...]
@@ -92,6 +94,11 @@ class Precision:
     subnet_sha256: str
     activations: str
     """``int8`` or ``uint8``; empty where nothing says."""
+
+    @property
+    def label(self) -> str:
+        """``name``, or ``int8-signed`` for a file beside that for the run's budgets."""
+        return self.model.removeprefix("model.").removesuffix(".onnx")
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,7 @@ def read_precision(path: Path) -> Precision:
     return Precision(
         name=content.text("precision"),
         model=content.text("model"),
+        target=content.text("target", ""),
         max_drop=content.number_or_none("max_drop"),
         checks=tuple(_check(each) for each in content.parts("results")),
         speeds=tuple(

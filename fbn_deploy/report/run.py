@@ -110,7 +110,7 @@ class Run:
         """How the file that ships was verified; None: that is not done, or it is not there."""
         told: Export | Precision | None = self.export
         if self.precision != FP32:
-            found = (each for each in self.precisions if each.name == self.precision)
+            found = (each for each in self.precisions if each.model == self.model)
             told = next(found, None)
         return told if self.file(self.model) else None
 

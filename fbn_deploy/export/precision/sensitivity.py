@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from fbn_deploy.export.precision import weights
+from fbn_deploy.export.precision.as_written import AsWrittenSession
 from fbn_deploy.export.precision.placement import kept_nodes, quantizable
 from fbn_deploy.export.precision.quantized import quantized_int8
 from fbn_deploy.export.ranges import Ranges
@@ -59,18 +59,7 @@ def sensitivity(
 
 
 def _outputs(model: ir.Model, batches: Sequence[Floats]) -> Floats:
-    session = simulation(ir.to_proto(model).SerializeToString())
-    feed = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {feed: images})[0] for images in batches])
-
-
-def simulation(model: bytes) -> Any:
-    """An ONNX Runtime session that computes Q/DQ pairs as written instead of fusing them into
-    integer kernels, whose intermediate sums saturate on CPUs without VNNI."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = model.graph.inputs[0].name
+    with AsWrittenSession(ir.to_proto(model).SerializeToString()) as session:
+        answers = [session.run({str(name): images}) for images in batches]
+    return np.concatenate([next(iter(each.values())) for each in answers])

@@ -40,9 +40,9 @@ def _speeds(run: Run) -> Iterator[Child]:
             for speed in each.speeds:
                 if speed.target == target:
                     times = f"{speedup(speed.factor)} fp32 beside it"
-                    rows.append(Bar(each.name, speed.latency_ms,
+                    rows.append(Bar(each.label, speed.latency_ms,
                                     milliseconds(speed.latency_ms), "winner", times))  # fmt: skip
-                    rows.append(Bar(f"fp32 beside {each.name}", speed.fp32_latency_ms,
+                    rows.append(Bar(f"fp32 beside {each.label}", speed.fp32_latency_ms,
                                     milliseconds(speed.fp32_latency_ms), "faint"))  # fmt: skip
         yield bars(rows)
     if targets:

@@ -39,11 +39,12 @@ _ENGINE = {
     "--workspace": "workspace_mb",
     "--hardware": "hardware",
 }
-# Settings of ``pipeline/precision.py``, which needs PyTorch, that are options of the same name, and
-# their defaults.
+# Settings of ``pipeline/precision_settings.py``, which needs PyTorch, that are options of the same
+# name, and their defaults.
 PRECISION = {"max_drop": 0.5, "calibration": "mse", "calibration_images": 500,
              "calibration_batch": 8, "calibration_seed": None, "equalize": False,
              "weights_by_mse": False, "analyze": False}  # fmt: skip
+_AS_WRITTEN = "as written"  # what is no target (``export/precision/as_written.py``)
 _RETRAIN = frozenset({"seed", "teacher", "warm_start", "sync_bn"})  # beside the recipe's numbers
 
 
@@ -86,7 +87,10 @@ def _commands(run: Run) -> Iterator[Child]:
     if run.export:
         lines.append("fbn export again")
     budgeted = {budget.target for budget in run.search.budgets} if run.search else set()
-    lines += [_precision_command(each, budgeted) for each in run.precisions]
+    built = {engine.model for engine in run.engines}  # by commands that write the file as well
+    lines += [
+        _precision_command(each, budgeted) for each in run.precisions if each.model not in built
+    ]
     lines += [_engine_command(each, run.precisions) for each in run.engines]
     for each in run.profiles.values():
         precision = _precision(each.record.conditions.precision)
@@ -137,8 +141,10 @@ def _retrain_command(settings: Mapping[str, Any]) -> str:
 
 def _precision_command(each: Precision, budgeted: Set[str | None]) -> str:
     words = ["fbn", "export", "again", "--precision", each.name]
-    targets = {check.target for check in each.checks}
-    if len(targets) == 1 and not targets & budgeted:
+    targets = {check.target for check in each.checks} - {_AS_WRITTEN}
+    if each.target:
+        words += ["--target", each.target]
+    elif len(targets) == 1 and not targets & budgeted:
         words += ["--target", *targets]
     return shlex.join([*words, *_precision_options(each)])
 
@@ -161,7 +167,7 @@ def _engine_command(engine: Engine, precisions: Sequence[Precision]) -> str:
     words = ["fbn", "export", "again", "--target", engine.target]
     words += _precision(engine.precision)
     for each in precisions:
-        words += _precision_options(each) if each.name == engine.precision else []
+        words += _precision_options(each) if each.model == engine.model else []
     words += [] if engine.check else ["--build-only"]
     for option, name in _ENGINE.items():
         words += _said(option, engine.options.get(name))
