@@ -24,7 +24,7 @@ from fbn_deploy.targets._tensorrt.package import TENSORRT_RTX, Package
 from fbn_deploy.targets._tensorrt.target import TensorRtTarget
 from fbn_deploy.targets._tensorrt.timing_cache import TimingCache, cache_path
 
-PACKAGE = Package("played_trt", "TensorRT", "Install it", False, False)
+PACKAGE = Package("played_trt", "TensorRT", "Install it", False, False, True)
 LISTED = SimpleNamespace(SM80=1, SM89=2, SM120=3)
 
 
@@ -151,12 +151,12 @@ def test_timings_are_kept_apart_by_gpu_version_driver_and_flags(
     assert len(others - {plain}) == 5
 
 
-@needs_builder
 def test_a_timing_cache_that_cannot_be_written_fails_no_build(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     TimingCache(tmp_path / "file" / "cache").add(SimpleNamespace(), b"learnt")  # type: ignore[arg-type]
 
 
+@needs_builder
 def test_the_timing_cache_is_written_whole_and_a_damaged_one_does_no_harm(tmp_path: Path) -> None:
     path = cache_path(tmp_path, {"gpu": "none"}, "timing")
     builder = BuilderProcess(TENSORRT_RTX)

@@ -44,6 +44,8 @@ class Package:
     """TensorRT times kernels while it builds; TensorRT-RTX chooses them when the engine loads."""
     portable_engines: bool
     """Whether an engine runs on GPUs of other kinds than the one where it was built."""
+    lean_runtime: bool
+    """Whether it ships the lean runtime, which engines need that run on later versions."""
 
     def load(self) -> TensorRt:
         """The module. Only when ``import_problem()`` is None."""
@@ -72,6 +74,7 @@ TENSORRT = Package(
     install='Install it with pip install "fbn-deploy[tensorrt]"',
     builds_without_gpu=False,
     portable_engines=False,
+    lean_runtime=True,
 )
 TENSORRT_RTX = Package(
     module="tensorrt_rtx",
@@ -79,5 +82,6 @@ TENSORRT_RTX = Package(
     install='Install it with pip install "fbn-deploy[tensorrt-rtx]"',
     builds_without_gpu=True,
     portable_engines=True,
+    lean_runtime=False,
 )
 PACKAGES = {package.module: package for package in (TENSORRT, TENSORRT_RTX)}

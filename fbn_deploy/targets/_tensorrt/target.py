@@ -148,11 +148,13 @@ class TensorRtTarget(OnCuda):
         return {**self.settings, **built}
 
     def check_options(self, options: EngineOptions) -> None:
+        wrong = []
         if options.hardware != "this" and self.package.portable_engines:
-            raise FBNError(
-                f"Engines of target {self.name!r} run on every GPU that it knows; "
-                "leave --hardware out."
-            )
+            wrong.append("run on every GPU that it knows; leave --hardware out")
+        if options.version_compatible and not self.package.lean_runtime:
+            wrong.append("run on the version alone that built them; leave --version-compatible out")
+        if wrong:
+            raise FBNError(f"Engines of target {self.name!r} {'; they '.join(wrong)}.")
 
     def engine_path(self, model: Path) -> Path:
         """``model.<target>.engine`` beside ``model.onnx``."""
