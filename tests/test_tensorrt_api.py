@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fbn_deploy.targets import _tensorrt
-from fbn_deploy.targets._tensorrt import api, package
+from fbn_deploy.targets._tensorrt import api, package, session
 
 Names = dict[str, list[str]]
 RECORDED: dict[str, Names] = json.loads(
@@ -50,18 +50,52 @@ def test_every_declared_class_and_member_exists(version: str) -> None:
 
 def unguarded(source: str) -> list[str]:
     """Names of TensorRT that some version lacks, used in a function that does not ask first
-    (``hasattr`` or ``getattr`` with a string) for a name that only versions with both have."""
-    everywhere = [{n for names in version.values() for n in names} for version in RECORDED.values()]
-    partial = set.union(*everywhere) - set.intersection(*everywhere)
+    (``hasattr`` or ``getattr`` with a string) for a name that only versions with both have.
+
+    Of what is annotated with a class of ``api``, every attribute is a name of TensorRT, and of
+    that class; elsewhere only those count that some version has.
+    """
+    everywhere = [_known(version) for version in RECORDED.values()]
+    ever, always = set.union(*everywhere), set.intersection(*everywhere)
+    tree = ast.parse(source)
+    fields = {n: c for n, c in _annotated(tree).items() if n.startswith("self.")}
     found = []
-    for scope in _functions(ast.parse(source)):
+    for scope in _functions(tree):
         nodes = list(ast.walk(scope))
         asked = {node.args[1].value for node in nodes if _asks(node)}  # type: ignore[attr-defined]
         sure = [set.intersection(*have) for name in asked if (have := _with(name, everywhere))]
-        attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
-        missing = (attributes & partial).difference(*sure)
+        used = {n for n in _used(scope, fields | _annotated(scope)) if n in ever or "." in n}
+        missing = (used - always).difference(*sure)
         found += [f"{scope.name}: {name}" for name in sorted(missing)]
     return found
+
+
+def _known(version: Names) -> set[str]:
+    """Names of ``version``: each alone, and members also behind their class."""
+    members = {f"{owner}.{name}" for owner, names in version.items() if owner for name in names}
+    return members.union(*version.values())
+
+
+def _annotated(tree: ast.AST) -> dict[str, str]:
+    """What is annotated with a class of ``api``, as written (``self._engine``) → the class."""
+    found = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg | ast.AnnAssign) and node.annotation is not None:
+            name = node.arg if isinstance(node, ast.arg) else ast.unparse(node.target)
+            annotation = ast.unparse(node.annotation).removesuffix(" | None")
+            if annotation.startswith("api.") and annotation[4:] in used_classes():
+                found[name] = annotation[4:]
+    return found
+
+
+def _used(scope: ast.AST, classes: dict[str, str]) -> set[str]:
+    """Attributes in ``scope``, behind the class of what they are of where that is known."""
+    owned = {
+        node: classes.get(ast.unparse(node.value))
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Attribute)
+    }
+    return {f"{owner}.{node.attr}" if owner else node.attr for node, owner in owned.items()}
 
 
 def _with(name: str, versions: list[set[str]]) -> list[set[str]]:
@@ -104,6 +138,22 @@ def test_the_guard_notices_what_a_version_dropped_or_another_added(call: str) ->
     assert unguarded(asking("something")) == [found]
     assert unguarded(asking("create_network")) == [found], "Every version has that."
     assert not unguarded(asking(found.removeprefix("build: ")))
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("self._context.execute_async_v2(1)", "IExecutionContext.execute_async_v2"),
+        ("self._engine.get_binding_shape(0)", "ICudaEngine.get_binding_shape"),
+        ("self._engine.execute_async_v3(1)", "ICudaEngine.execute_async_v3"),
+        ("self._runtime.create_network(0)", "Runtime.create_network"),
+    ],
+)
+def test_the_guard_notices_what_no_version_has_or_another_class(call: str, said: str) -> None:
+    source = inspect.getsource(session)
+    method = "    def close(self) -> None:\n"
+    assert source.count(method) == 1
+    assert unguarded(source.replace(method, f"{method}        {call}\n")) == [f"close: {said}"]
 
 
 def test_a_name_may_be_asked_for_by_another_that_never_comes_without_it() -> None:

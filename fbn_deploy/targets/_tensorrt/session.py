@@ -50,15 +50,16 @@ class TensorRtSession:
         self._log = logger(trt, self._messages)
         self._buffers: dict[str, Buffer] = {}
         self._stream: Stream | None = None
-        self._engine: Any = None
-        self._context: Any = None
-        self._runtime: Any = trt.Runtime(self._log)
+        self._engine: api.ICudaEngine | None = None
+        self._context: api.IExecutionContext | None = None
+        runtime = trt.Runtime(self._log)
         if version_compatible:
-            self._runtime.engine_host_code_allowed = True
+            runtime.engine_host_code_allowed = True
+        self._runtime: api.Runtime | None = runtime
         self._cache_path = runtime_cache
         self._cache: Any = None
         try:
-            self._engine = self._deserialised(plan)
+            self._engine = self._deserialised(runtime, plan)
             self._context = self._created_context(self._engine)
             self._bind(self._engine, self._context, batch)
             self._graph = self._warmed_up()
@@ -66,20 +67,20 @@ class TensorRtSession:
             self.close()
             raise
 
-    def _deserialised(self, plan: bytes) -> api.ICudaEngine:
-        if problem := self._invalid(plan):
+    def _deserialised(self, runtime: api.Runtime, plan: bytes) -> api.ICudaEngine:
+        if problem := self._invalid(runtime, plan):
             raise FBNError(f"{self._label} does not run here: {problem}. Build it again here.")
-        engine: api.ICudaEngine | None = self._runtime.deserialize_cuda_engine(plan)
+        engine = runtime.deserialize_cuda_engine(plan)
         if engine is None:
             reason = self._messages.reason("the runtime gave no reason")
             raise FBNError(f"{self._label} cannot be loaded: {reason}.")
         return engine
 
-    def _invalid(self, plan: bytes) -> str | None:
+    def _invalid(self, runtime: api.Runtime, plan: bytes) -> str | None:
         """What TensorRT-RTX has against the engine, from its header; TensorRT has no such call."""
-        if not hasattr(self._runtime, "get_engine_validity"):
+        if not hasattr(runtime, "get_engine_validity"):
             return None
-        validity, diagnostics = self._runtime.get_engine_validity(plan)
+        validity, diagnostics = runtime.get_engine_validity(plan)
         if validity.name != "INVALID":
             return None
         known: Any = getattr(self._trt, "EngineInvalidityDiagnostics", None)
@@ -158,6 +159,7 @@ class TensorRtSession:
 
     def _enqueue_kernels(self) -> None:
         assert self._stream is not None
+        assert self._context is not None
         if not self._context.execute_async_v3(self._stream.handle):
             reason = self._messages.reason("the runtime gave no reason")
             raise FBNError(f"{self._label} failed to run: {reason}.")
@@ -174,8 +176,8 @@ class TensorRtSession:
     @property
     def device_memory_bytes(self) -> int:
         """What the engine's intermediate results take, without weights, inputs and outputs."""
-        size: int = self._engine.device_memory_size_v2
-        return size
+        assert self._engine is not None, "This session is closed."
+        return self._engine.device_memory_size_v2
 
     def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         feeds = _opening.checked_inputs(inputs, self._shapes, self._dtypes)
@@ -194,6 +196,8 @@ class TensorRtSession:
 
     def layers(self, runs: int) -> list[LayerTime]:
         assert self._profiled, "layers are profiled in a session opened for profiling"
+        assert self._engine is not None, "This session is closed."
+        assert self._context is not None
         times_ms: dict[str, list[float]] = defaultdict(list)
         # Kept by this frame: TensorRT holds no reference to it.
         profiler = _profiler(self._trt, times_ms)
