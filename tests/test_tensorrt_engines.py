@@ -158,6 +158,14 @@ def test_warnings_come_once_and_the_first_error_is_the_reason() -> None:
     assert messages.reason("none") == "Error Code 2: OutOfMemory (no more)"
 
 
+def test_the_builder_says_what_the_engine_takes_of_the_device() -> None:
+    messages = Messages()
+    for text in ("Max Scratch Memory: 1 bytes", "Total Activation Memory: 8194048 bytes",
+                 "Total Weights Memory: 816 bytes"):  # fmt: skip
+        messages.hear("INFO", text)
+    assert messages.memory_bytes == {"activation": 8194048, "weights": 816}
+
+
 def test_the_inspectors_layers_name_nodes_also_under_the_compilers_names() -> None:
     text = json.dumps(
         {
@@ -196,6 +204,7 @@ def test_an_engine_is_built_without_a_gpu_and_tells_its_story(tmp_path: Path) ->
     assert story["onnx_sha256"] == sha256_of(model)
     layers = {layer["name"]: layer["nodes"] for layer in story["build"]["layers"]}
     assert ["stem.conv", "stem.relu"] in layers.values()
+    assert report.memory_bytes.keys() == {"activation", "weights"}
     assert said
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "small.onnx", "small.tensorrt-rtx.engine", "small.tensorrt-rtx.engine.json",

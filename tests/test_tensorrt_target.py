@@ -3,6 +3,7 @@ timings are kept."""
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,14 +11,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_gpu import Cuda, TensorRt
+from fake_gpu import Cuda, Engine, TensorRt
+from rich.console import Console
 from test_targets import images, small_network
 from test_tensorrt_engines import needs_builder
 from test_tensorrt_session import expected
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.meter import LatencyMeter
-from fbn_deploy.targets import _cuda
+from fbn_deploy.latency.profile import NetworkProfile, profile_network
+from fbn_deploy.latency.table import profile_table
+from fbn_deploy.latency.throughput import measure_throughput
+from fbn_deploy.targets import _cuda, ready_target
 from fbn_deploy.targets._engines import EngineOptions
 from fbn_deploy.targets._tensorrt.builder import BuilderProcess, BuiltEngine
 from fbn_deploy.targets._tensorrt.package import TENSORRT_RTX, Package
@@ -97,6 +102,33 @@ def test_a_latency_knows_how_the_engine_was_built_that_it_is_of(
         meter = LatencyMeter(target, batch=1)
         assert meter.measure(each).conditions.settings == {**target.settings, **built}
     assert target.settings_of(model, 2) == target.settings  # the engine takes no such batch
+
+
+def test_profile_and_throughput_say_the_device_memory(
+    target: TensorRtTarget, tmp_path: Path
+) -> None:
+    profile = profile_network(small_network(), target, protocol="quick")
+    assert profile.as_json()["device_memory_bytes"] == Engine.device_memory_size_v2 == 4096
+    profile.save(tmp_path / "profile.json")
+    assert NetworkProfile.load(tmp_path / "profile.json") == profile
+    assert "0.0 MB of device memory for intermediate results" in shown(profile)
+    found = measure_throughput(small_network(), target, threads=1, batches=(1,))
+    assert found.as_json()["rates"][0]["device_memory_bytes"] == 4096
+    assert "device MB" in found.text()
+
+
+def test_on_the_processor_nothing_is_said_of_device_memory() -> None:
+    cpu = ready_target("onnxruntime-cpu")
+    profile = profile_network(small_network(), cpu, protocol="quick")
+    assert profile.device_memory_bytes is None
+    assert "device memory" not in shown(profile)
+    assert "device MB" not in measure_throughput(small_network(), cpu, threads=1).text()
+
+
+def shown(profile: NetworkProfile) -> str:
+    console = Console(file=io.StringIO(), width=120, record=True)
+    console.print(profile_table(profile))
+    return console.export_text()
 
 
 def test_an_engine_without_its_story_is_not_taken_for_a_model(

@@ -17,6 +17,7 @@ from fbn_deploy.latency.cache import known_pace
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.network import proto_from
 from fbn_deploy.latency.record import LatencyRecord
+from fbn_deploy.targets import device_memory_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -56,6 +57,8 @@ class NetworkProfile:
     """Runs over which each layer's time is an interquartile mean."""
     onnx_sha256: str = ""
     """Of the ONNX file; empty where no file was profiled, or by an older version."""
+    device_memory_bytes: int | None = None
+    """For intermediate results; None where the target does not say, or an older version."""
 
     @property
     def sum_ms(self) -> float:
@@ -71,6 +74,7 @@ class NetworkProfile:
             "layers": [dataclasses.asdict(layer) for layer in self.layers],
             "layers_sum_ms": self.sum_ms,
             "layers_runs": self.runs,
+            "device_memory_bytes": self.device_memory_bytes,
         }
 
     def save(self, path: Path) -> None:
@@ -95,6 +99,7 @@ class NetworkProfile:
                 ),
                 runs=value["layers_runs"],
                 onnx_sha256=value.get("onnx_sha256", ""),
+                device_memory_bytes=value.get("device_memory_bytes"),
             )
         except (KeyError, TypeError) as error:
             raise FBNError(f"{path} is no profile: {error!r}.") from error
@@ -125,7 +130,8 @@ def profile_network(
         source, batch=batch, threads=threads, precision=precision, profile=True
     ) as session:
         times = session.layers(runs)
-    return NetworkProfile(record, named_layers(times, proto), runs, digest)
+        memory = device_memory_bytes(session)
+    return NetworkProfile(record, named_layers(times, proto), runs, digest, memory)
 
 
 def named_layers(times: list[LayerTime], model: onnx.ModelProto) -> tuple[Layer, ...]:

@@ -32,7 +32,7 @@ def profile_table(profile: NetworkProfile) -> RenderableType:
         f"Layers sum to {profile.sum_ms:.3f} ms, {profile.sum_ms / whole_ms:.0%} of the whole "
         f"({whole_ms:.3f} ms); the profiler's own time is in the layers, not in the whole."
     )
-    return Group(*story(profile.record), "", table, "", closing)
+    return Group(*story(profile.record), *_memory(profile), "", table, "", closing)
 
 
 def story(record: LatencyRecord) -> list[str]:
@@ -54,6 +54,16 @@ def story(record: LatencyRecord) -> list[str]:
     else:
         lines.append(f"Undisturbed (load {timing.load:.2f}).")
     return lines
+
+
+def _memory(profile: NetworkProfile) -> list[str]:
+    """A line where the target knows it."""
+    if profile.device_memory_bytes is None:
+        return []
+    return [
+        f"{profile.device_memory_bytes / 1e6:.1f} MB of device memory for intermediate results, "
+        "beside weights, inputs and outputs"
+    ]
 
 
 def _cells(layer: Layer) -> tuple[str, str, str, str]:

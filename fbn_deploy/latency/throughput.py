@@ -18,7 +18,7 @@ from fbn_deploy.latency.network import network_from
 from fbn_deploy.latency.protocol import QUICK
 from fbn_deploy.latency.record import utc_now
 from fbn_deploy.latency.timing import time_runs
-from fbn_deploy.targets import Parallel
+from fbn_deploy.targets import Parallel, device_memory_bytes
 
 if TYPE_CHECKING:
     from fbn_deploy.latency.meter import Model
@@ -38,6 +38,14 @@ class Rate:
     images_per_s: float
     run_ms: float
     """How long one run of the batch takes: its median, or with several in flight their mean."""
+    device_memory_bytes: int | None = None
+    """For intermediate results of one run; None where the target does not say."""
+
+    def text(self) -> str:
+        """A line of the table."""
+        line = f"{self.batch:5}  {self.requests:9}  {self.images_per_s:8,.1f}  {self.run_ms:10.3f}"
+        memory = self.device_memory_bytes
+        return line if memory is None else f"{line}  {memory / 1e6:9.1f}"
 
 
 @dataclass(frozen=True)
@@ -65,14 +73,12 @@ class Throughput:
     def text(self) -> str:
         """A line for each rate, and the best."""
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        known = any(rate.device_memory_bytes is not None for rate in self.rates)
         lines = [
             f"{self.target} on {self.device}, {versions}, {self.precision}, threads {self.threads}",
-            "batch  in flight  images/s    ms a run",
+            "batch  in flight  images/s    ms a run" + ("  device MB" if known else ""),
         ]
-        lines += [
-            f"{rate.batch:5}  {rate.requests:9}  {rate.images_per_s:8,.1f}  {rate.run_ms:10.3f}"
-            for rate in self.rates
-        ]
+        lines += [rate.text() for rate in self.rates]
         lines += [f"Larger batches were not measured: {self.stopped}"] if self.stopped else []
         best = self.best
         return "\n".join(
@@ -101,7 +107,8 @@ def measure_throughput(
         try:
             with target.open(source, batch=batch, threads=threads, precision=precision) as session:
                 run_ms = time_runs(session.enqueue, QUICK, pace=pace).value_ms
-            rates.append(Rate(batch, 1, 1000 * batch / run_ms, run_ms))
+                memory = device_memory_bytes(session)
+            rates.append(Rate(batch, 1, 1000 * batch / run_ms, run_ms, memory))
             if isinstance(target, Parallel):
                 runs_per_s, requests = target.runs_per_second(
                     source, batch=batch, threads=threads, precision=precision, seconds=PARALLEL_S

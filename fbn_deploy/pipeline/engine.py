@@ -67,7 +67,11 @@ def export_engine(
         )
         t.update(1)
     size_mb = report.path.stat().st_size / 1e6
-    reporter.say(f"{report.path}: {size_mb:.1f} MB, built in {duration(report.seconds)}")
+    memory = ", ".join(f"{kind} {n / 1e6:.1f} MB" for kind, n in report.memory_bytes.items())
+    reporter.say(
+        f"{report.path}: {size_mb:.1f} MB, built in {duration(report.seconds)}"
+        + (f"; device memory: {memory}" if memory else "")
+    )
     if report.warnings:
         reporter.say(f"The builder warned: {'; '.join(report.warnings)}")
     return report.story

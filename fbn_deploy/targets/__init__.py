@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from fbn_deploy import plugins
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineBuilder, EngineOptions
-from fbn_deploy.targets._protocol import LayerTime, Parallel, Session, Target
+from fbn_deploy.targets._protocol import (
+    LayerTime,
+    Parallel,
+    Session,
+    Target,
+    device_memory_bytes,
+)
 
 if TYPE_CHECKING:
     from fbn_deploy.export.precision.form import Form
@@ -24,6 +30,7 @@ __all__ = [
     "Session",
     "Target",
     "default_target",
+    "device_memory_bytes",
     "engine_builder",
     "engine_targets",
     "form_for",

@@ -72,6 +72,13 @@ class EngineReport:
         return seconds
 
     @property
+    def memory_bytes(self) -> dict[str, int]:
+        """Device memory for ``activation`` (intermediate results) and ``weights``, where the
+        builder says it."""
+        memory: dict[str, int] = self.story["build"].get("memory_bytes", {})
+        return memory
+
+    @property
     def warnings(self) -> list[str]:
         """What the builder warned of, each once."""
         warnings: list[str] = self.story["build"]["warnings"]

@@ -74,6 +74,12 @@ class Session(Protocol):
     ) -> None: ...
 
 
+def device_memory_bytes(session: Session) -> int | None:
+    """What intermediate results take of the device's memory, beside weights, inputs and outputs;
+    None where the session does not say: it has a property of this name on GPUs with TensorRT."""
+    return getattr(session, "device_memory_bytes", None)
+
+
 class Target(Protocol):
     """A runtime on a device. Its module defines it as ``TARGET``."""
 

@@ -37,6 +37,8 @@ class Built:
     warnings: list[str]
     layers: list[EngineLayer]
     """From the builder's log; empty where it lists none."""
+    memory_bytes: dict[str, int]
+    """From the builder's log (see ``Messages``); empty where it says none."""
     timing_cache: bytes
 
 
@@ -74,6 +76,7 @@ def built(
         seconds=time.perf_counter() - started,
         warnings=messages.warnings,
         layers=layers_from_log(messages.layers),
+        memory_bytes=messages.memory_bytes,
         timing_cache=bytes(kept.serialize()) if kept is not None else b"",
     )
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 _ERRORS = ("ERROR", "INTERNAL_ERROR")
 _LAYERS = "Layers:"  # how the message begins in which a builder lists the engine's layers
+_MEMORY = re.compile(r"Total (Activation|Weights) Memory: (\d+) bytes")  # of the engine
 # "Error Code 4: API Usage Error (…)" says more than the function that found it.
 _FUNCTION = re.compile(r"^(?:\[[\w.:]+::\d+\]|\w+::\w+:)\s*")
 
@@ -23,6 +24,9 @@ class Messages:
         self._errors: Counter[str] = Counter()
         self.layers = ""
         """The builder's list of the layers of the engine, where it gave one."""
+        self.memory_bytes: dict[str, int] = {}
+        """Device memory of the engine's ``activation`` (intermediate results) and ``weights``,
+        where the builder says it."""
 
     def hear(self, severity: str, text: str) -> None:
         """Takes in one message."""
@@ -33,6 +37,8 @@ class Messages:
             self._warnings[_FUNCTION.sub("", text)] += 1
         elif text.startswith(_LAYERS):
             self.layers = text
+        elif found := _MEMORY.match(text):
+            self.memory_bytes[found[1].lower()] = int(found[2])
 
     @property
     def warnings(self) -> list[str]:

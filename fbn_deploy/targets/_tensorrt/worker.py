@@ -62,6 +62,7 @@ def _answer(answers: BinaryIO, trt: TensorRt, request: dict[str, Any], content: 
         story = {
             "seconds": built.seconds,
             "warnings": built.warnings,
+            "memory_bytes": built.memory_bytes,
             "layers": [dataclasses.asdict(layer) for layer in built.layers],
         }
         frames.send(answers, story, built.plan)
