@@ -8,15 +8,23 @@ every precision that each runs, at batch 1 and 32. PyTorch is timed by device ev
 engines: non-default stream, 200 ms of warm-up, median. INT8 ranges are made up: they decide what
 is computed, not how long it takes.
 
-States for each: median and p99, images a second, seconds to open cold and warm (with TensorRT:
-without and with its timing cache), device memory, the largest relative error against ONNX Runtime
-on the CPU. What is not ready is a row with its reason. Without a GPU nothing is written, and the
-exit code is 2; ``--check`` only asks whether there is one.
+States for each: median and p99, images a second, seconds to open without and with what the first
+opening left in the cache (all of it: building, loading, warming up), device memory, the largest
+relative error against ONNX Runtime on the CPU. What is not ready, or fails, is a row with its
+reason. Without a GPU nothing is written, and the exit code is 2; ``--check`` only asks whether
+there is one.
+
+Of ``tensorrt`` also: the builder's own seconds from an empty timing cache and from the one that
+this build left, in a worker that has built this engine before, and how many times as fast the
+second is. TensorRT for RTX times no kernels while it builds and keeps no timings, so that there is
+nothing to compare.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
 import os
 import random
 import re
@@ -24,15 +32,26 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 from rich.table import Table
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import write_json
-from fbn_deploy.targets import Target, ready_target, targets
+from fbn_deploy.targets import (
+    EngineBuilder,
+    EngineOptions,
+    Session,
+    Target,
+    device_memory_bytes,
+    ready_target,
+    targets,
+)
 from fbn_deploy.targets._cuda import device_name, driver_problem
 
 RESOLUTION, CLASSES = 224, 1000
@@ -78,6 +97,20 @@ def models(module: Any) -> dict[str, bytes]:
     return {name: onnx_ir.to_proto(graph).SerializeToString() for name, graph in graphs.items()}
 
 
+def row(
+    runtime: str, precision: str, batch: int, measured: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What was measured, or the problem that ended it: the other rows are written all the same."""
+    about = {"runtime": runtime, "precision": precision, "batch": batch}
+    try:
+        return about | measured()
+    except FBNError as error:
+        return about | {"problem": str(error)}
+    except Exception as error:  # whatever a runtime raises
+        first = next(iter(str(error).splitlines()), "")
+        return about | {"problem": f"{type(error).__name__}: {first}"}
+
+
 def torch_rows(module: Any) -> list[dict[str, Any]]:
     """PyTorch, eager and captured, by device events."""
     import torch
@@ -86,38 +119,45 @@ def torch_rows(module: Any) -> list[dict[str, Any]]:
         return [{"runtime": "torch", "problem": "PyTorch sees no CUDA device"}]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     types = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-    rows = []
-    for precision, dtype in types.items():
-        on_gpu = module.to("cuda", dtype, memory_format=torch.channels_last)
-        for batch in BATCHES:
-            images = torch.randn(batch, 3, RESOLUTION, RESOLUTION, device="cuda", dtype=dtype)
-            images = images.to(memory_format=torch.channels_last)
-            for runtime, times in _torch_times(torch, on_gpu, images).items():
-                rows.append({
-                    "runtime": runtime, "precision": precision, "batch": batch,
-                    **_summed(times, batch),
-                })  # fmt: skip
-    module.to("cpu", torch.float32)
-    return rows
+    runtimes = {"torch eager": _eager, "torch graph": _captured}
+    return [
+        row(runtime, precision, batch, partial(_torch_measured, module, dtype, batch, prepare))
+        for precision, dtype in types.items()
+        for batch in BATCHES
+        for runtime, prepare in runtimes.items()
+    ]
 
 
-def _torch_times(torch: Any, module: Any, images: Any) -> dict[str, list[float]]:
+def _torch_measured(module: Any, dtype: Any, batch: int, prepare: Any) -> dict[str, float]:
+    import torch
+
+    layout = torch.channels_last
+    network = copy.deepcopy(module).to("cuda", dtype, memory_format=layout)
+    images = torch.randn(batch, 3, RESOLUTION, RESOLUTION, device="cuda", dtype=dtype)
+    images = images.to(memory_format=layout)
     stream = torch.cuda.Stream()
-    graph = torch.cuda.CUDAGraph()
     with torch.inference_mode(), torch.cuda.stream(stream):
-        eager = _event_times(torch, stream, lambda: module(images))
-        with torch.cuda.graph(graph, stream=stream):
-            module(images)
-        captured = _event_times(torch, stream, graph.replay)
-    return {"torch eager": eager, "torch graph": captured}
+        enqueue = prepare(torch, stream, lambda: network(images))
+        return _summed(_event_times(torch, stream, enqueue), batch)
+
+
+def _eager(torch: Any, stream: Any, run: Callable[[], Any]) -> Callable[[], Any]:
+    return run
+
+
+def _captured(torch: Any, stream: Any, run: Callable[[], Any]) -> Callable[[], Any]:
+    """``run`` as a CUDA graph, captured after what happens in first runs only."""
+    _warm_up(stream, run)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        run()
+    replay: Callable[[], Any] = graph.replay
+    return replay
 
 
 def _event_times(torch: Any, stream: Any, enqueue: Any) -> list[float]:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    deadline = time.perf_counter() + WARMUP_S
-    while time.perf_counter() < deadline:
-        enqueue()
-        stream.synchronize()
+    _warm_up(stream, enqueue)
     times = []
     for _ in range(RUNS):
         start.record(stream)
@@ -126,6 +166,13 @@ def _event_times(torch: Any, stream: Any, enqueue: Any) -> list[float]:
         end.synchronize()
         times.append(start.elapsed_time(end))
     return times
+
+
+def _warm_up(stream: Any, enqueue: Callable[[], Any]) -> None:
+    deadline = time.perf_counter() + WARMUP_S
+    while time.perf_counter() < deadline:
+        enqueue()
+        stream.synchronize()
 
 
 def _summed(times: list[float], batch: int) -> dict[str, float]:
@@ -146,13 +193,50 @@ def target_rows(target: Target, graphs: dict[str, bytes], quick: bool) -> list[d
         if precision not in target.precisions:
             continue
         for batch in BATCHES:
-            row = {"runtime": target.name, "precision": precision, "batch": batch}
-            try:
-                measured = _measured(target, graphs[precision], precision, batch, quick)
-                rows.append(row | measured)
-            except FBNError as error:
-                rows.append(row | {"problem": str(error)})
+            model, about = graphs[precision], (target.name, precision, batch)
+            found = row(*about, partial(_measured, target, model, precision, batch, quick))
+            if isinstance(target, EngineBuilder) and "problem" not in found:
+                found |= row(*about, partial(_builds, target, model, precision, batch))
+            rows.append(found)
     return rows
+
+
+@contextlib.contextmanager
+def empty_cache() -> Iterator[Path]:
+    """A cache folder of its own, so that cold is cold."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, {"FBN_CACHE_DIR": folder}),
+    ):
+        yield Path(folder)
+
+
+def _builds(target: EngineBuilder, model: bytes, precision: str, batch: int) -> dict[str, Any]:
+    """The builder's seconds without timings and, where it keeps any, with those that it kept.
+
+    The target has built this engine before, to open it: neither build starts the worker, nor is
+    the first to load a kernel.
+    """
+    with empty_cache() as folder:
+        path = folder / "model.onnx"
+        path.write_bytes(model)
+
+        def build_s() -> float:
+            report = target.engine_from_onnx(
+                path,
+                target.engine_path(path),
+                precision=precision,
+                options=EngineOptions(batch=batch),
+            )
+            return report.seconds
+
+        cold_s = build_s()
+        warm_s = build_s() if any(folder.rglob("*.timing")) else None
+    return {
+        "build_cold_s": cold_s,
+        "build_warm_s": warm_s,
+        "build_speedup": cold_s / warm_s if warm_s else None,
+    }
 
 
 def _measured(
@@ -161,24 +245,26 @@ def _measured(
     from fbn_deploy.latency.protocol import CONFIRM, QUICK
     from fbn_deploy.latency.timing import time_runs
 
-    opened_s = []
-    for last in (False, True):
+    def opened() -> tuple[float, Session]:
         started = time.perf_counter()
         session = target.open(model, batch=batch, threads=1, precision=precision)
-        opened_s.append(time.perf_counter() - started)
-        if not last:
-            session.close()
-    with session:
-        timing = time_runs(session.enqueue, QUICK if quick else CONFIRM)
-        error = _error(session, model, batch) if precision == "fp32" else None
-        memory = getattr(session, "device_memory_bytes", None)
-        graph = getattr(session, "uses_graph", None)
+        return time.perf_counter() - started, session
+
+    with empty_cache():
+        cold_s, session = opened()
+        session.close()
+        warm_s, session = opened()
+        with session:
+            timing = time_runs(session.enqueue, QUICK if quick else CONFIRM)
+            error = _error(session, model, batch) if precision == "fp32" else None
+            memory = device_memory_bytes(session)
+            graph = getattr(session, "uses_graph", None)
     return {
         "median_ms": timing.value_ms,
         "p99_ms": timing.p99_ms,
         "images_per_s": 1000 * batch / timing.value_ms,
-        "open_cold_s": opened_s[0],
-        "open_warm_s": opened_s[1],
+        "open_cold_s": cold_s,
+        "open_warm_s": warm_s,
         "device_memory_bytes": memory,
         "cuda_graph": graph,
         "relative_error": error,
@@ -202,6 +288,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
     columns = {
         "precision": "{}", "batch": "{}", "median_ms": "{:.3f}", "p99_ms": "{:.3f}",
         "images_per_s": "{:,.0f}", "open_cold_s": "{:.1f}", "open_warm_s": "{:.1f}",
+        "build_cold_s": "{:.1f}", "build_warm_s": "{:.1f}", "build_speedup": "{:.1f}",
         "relative_error": "{:.1e}",
     }  # fmt: skip
     shown = Table("runtime", *(name.replace("_", " ") for name in columns), "problem", box=None)
@@ -229,11 +316,9 @@ def main() -> int:
         return 0
     module = network()
     graphs = models(module)
-    with tempfile.TemporaryDirectory() as cache:  # cold is cold
-        os.environ["FBN_CACHE_DIR"] = cache
-        rows = torch_rows(module)
-        for target in gpu_targets():
-            rows += target_rows(target, graphs, said.quick)
+    rows = torch_rows(module)
+    for target in gpu_targets():
+        rows += target_rows(target, graphs, said.quick)
     ready = [target for target in gpu_targets() if not target.missing()]
     content = {
         "schema": 1,
@@ -243,7 +328,7 @@ def main() -> int:
         "quick": said.quick,
         "rows": rows,
     }
-    Console(width=160).print(table(rows))
+    Console(width=200).print(table(rows))
     slug = re.sub(r"[^a-z0-9]+", "-", device_name().lower()).strip("-")
     path = said.out or RESULTS / f"gpu-{slug}.json"
     write_json(path, content)

@@ -46,8 +46,8 @@ class PlayedBuilder:
         return BuiltEngine(plan, {"seconds": 0.1, "warnings": [], "layers": []})
 
 
-@pytest.fixture
-def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRtTarget:
+def played_target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRtTarget:
+    """The target ``tensorrt`` with all that it asks about the machine."""
     cuda = Cuda()
     monkeypatch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(runtime=cuda))
     monkeypatch.setitem(sys.modules, "played_trt", TensorRt(cuda))
@@ -60,6 +60,11 @@ def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRtTarget:
     target = TensorRtTarget(PACKAGE, "tensorrt", "played", 1)
     target.__dict__["_builder"] = PlayedBuilder()
     return target
+
+
+@pytest.fixture
+def target(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TensorRtTarget:
+    return played_target(monkeypatch, tmp_path)
 
 
 def test_a_model_is_built_through_the_timing_cache_and_run(
