@@ -341,6 +341,19 @@ def test_a_split_that_lost_a_part_is_refused(content: dict[str, object]) -> None
         HeldOut.from_json(content)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"std": None}, {"mean": [0.5, 0.5]}, {"mean": "0.5"}, {"std": [0.2, 0.2, 0]},
+     {"mean": [0.5, 0.5, float("nan")]}],
+)  # fmt: skip
+def test_a_split_with_a_wrong_normalisation_is_refused(changes: dict[str, object]) -> None:
+    whole = {"fingerprint": "a", "train": [0], "validation": [1], "test": [2],
+             "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]}  # fmt: skip
+    assert HeldOut.from_json(whole).as_json() == whole
+    with pytest.raises(FBNError, match="mean and std are three numbers each"):
+        HeldOut.from_json(whole | changes)
+
+
 def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("in the way")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,8 @@ from fbn_deploy.data.folder import has_images, read_folder
 from fbn_deploy.data.images import Progress, images_from, unreadable
 from fbn_deploy.data.shards import has_shards, read_shards
 from fbn_deploy.data.source import Source
-from fbn_deploy.data.splits import HeldOut, Split, sample_indices, split_rows
+from fbn_deploy.data.splits import HeldOut, Split, Triple, sample_indices, split_rows
 from fbn_deploy.errors import FBNError
-
-Triple = tuple[float, float, float]  # red, green, blue
 
 _MEMORY_LIMIT_BYTES = 2 * 1024**3
 _DAMAGED_AT_MOST = 0.01  # share of the images that may be left out
@@ -48,6 +47,10 @@ class ImageData:
     flip: bool
     augment: Augmentation
     fingerprint: str
+    held_out: HeldOut
+    """The split as it was made, also of images that became unreadable since."""
+    files: Sequence[str] = ()
+    """The file of each row (``Source``)."""
     damaged: tuple[str, ...] = ()
     """Images that cannot be read and are in no split: where they are and why."""
 
@@ -59,12 +62,6 @@ class ImageData:
             torch.cat([self.train.rows, self.validation.rows]),
             torch.cat([self.train.labels, self.validation.labels]),
         )
-
-    @property
-    def held_out(self) -> HeldOut:
-        """Which images are in which split."""
-        rows = (split.rows.tolist() for split in (self.train, self.validation, self.test))
-        return HeldOut(self.fingerprint, *(tuple(each) for each in rows))
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 ``(B, 3, R, R)`` to float32, ``(pixel/255 - mean) / std``, channels-last."""
@@ -105,7 +102,8 @@ def load_data(
     ``seed`` (at least 0) chooses the validation images. Sets of at most ``memory_limit_bytes``
     decoded are decoded once, here, with ``progress(done, total)``. Images that cannot be read are
     left out and counted in ``damaged``, as long as they are at most one in a hundred and not
-    ``strict``. ``held_out`` is the split that a run stored: of the same content, it is kept.
+    ``strict``. ``held_out`` is the split that a run stored: of the same content, it is kept with
+    its mean and standard deviation.
     Raises ``FBNError`` for what is wrong with the data.
     """
     if resolution < 1:
@@ -130,13 +128,14 @@ def load_data(
     if len(damaged) > limit:
         raise unreadable(list(damaged.values()), count)
     rows = split_rows(source, validation_fraction, seed, list(damaged))
-    if held_out is not None and held_out.fingerprint == source.fingerprint:
-        rows = held_out.rows(damaged)
+    if held_out is None or held_out.fingerprint != source.fingerprint:
+        made = (tuple(part.tolist()) for part in rows.values())
+        held_out = HeldOut(source.fingerprint, *made)
     splits = {
         name: Split(images, torch.from_numpy(part), torch.from_numpy(source.labels[part]))
-        for name, part in rows.items()
+        for name, part in held_out.rows(damaged).items()
     }
-    mean, std = _channel_statistics(splits["train"])
+    mean, std = held_out.normalization or _channel_statistics(splits["train"])
     return ImageData(
         name=source.name,
         classes=source.classes,
@@ -147,6 +146,8 @@ def load_data(
         flip=source.mirrored,
         augment=default_augmentation(resolution, mirrored=source.mirrored),
         fingerprint=source.fingerprint,
+        held_out=replace(held_out, normalization=(mean, std)),
+        files=source.files,
         damaged=tuple(damaged.values()),
     )
 

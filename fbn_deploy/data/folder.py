@@ -177,4 +177,5 @@ def _source(directory: Path, parts: Mapping[str, _Part]) -> Source:
         parts=rows,
         mirrored=True,
         fingerprint=digest.hexdigest(),
+        files=names,
     )

@@ -115,9 +115,9 @@ def read_shards(directory: Path) -> Source:
     if mistakes:
         raise mistakes_error(f"the shards in {directory}", mistakes)
     digest = hashlib.sha256()
-    for place, answer in zip(places, answers, strict=True):
-        inside = place.shard.relative_to(directory)
-        line = f"{inside}/{place.name}\0{place.size}\0{answer}\n"
+    files = [f"{place.shard.relative_to(directory)}/{place.name}" for place in places]
+    for file, place, answer in zip(files, places, answers, strict=True):
+        line = f"{file}\0{place.size}\0{answer}\n"
         digest.update(line.encode("utf-8", "surrogatepass"))  # names may be in another encoding
     return Source(
         name=directory.resolve().name,
@@ -127,6 +127,7 @@ def read_shards(directory: Path) -> Source:
         parts={part: np.array(rows) for part, rows in parts.items()},
         mirrored=True,
         fingerprint=digest.hexdigest(),
+        files=files,
     )
 
 

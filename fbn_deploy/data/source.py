@@ -20,7 +20,9 @@ _NAMED = 10
 class Source:
     """``labels[row]`` is the class of image ``row``; ``parts`` maps ``"train"`` and, where the
     set has them, ``"val"`` and ``"test"`` to their rows. ``mirrored`` says whether an image and
-    its mirror image mean the same. ``fingerprint`` is a SHA-256 of the content."""
+    its mirror image mean the same. ``fingerprint`` is a SHA-256 of the content. ``files`` names the
+    file of each row, from the set's folder on (``train/cat/1.jpg``, ``train-00.tar/1.jpg``); it is
+    empty where images are no files of their own."""
 
     name: str
     classes: tuple[str, ...]
@@ -29,6 +31,7 @@ class Source:
     parts: dict[str, Rows]
     mirrored: bool
     fingerprint: str
+    files: Sequence[str] = ()
 
 
 def mistakes_error(what: str, mistakes: Sequence[str]) -> FBNError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 from fbn_deploy.data.images import Images
 from fbn_deploy.data.source import Rows, Source, some
 from fbn_deploy.errors import FBNError
+
+Triple = tuple[float, float, float]  # red, green, blue
 
 _TEST_FRACTION = 0.2
 _TEST_SEED = 0  # the test images of a set without test/ are the same ones in every run
@@ -46,6 +49,8 @@ class HeldOut:
     train: tuple[int, ...]
     validation: tuple[int, ...]
     test: tuple[int, ...]
+    normalization: tuple[Triple, Triple] | None = None
+    """Mean and standard deviation of the training images; None: an older version split them."""
 
     def rows(self, left_out: Iterable[int] = ()) -> dict[str, Rows]:
         """Rows of the splits without those in ``left_out``."""
@@ -58,22 +63,44 @@ class HeldOut:
 
     def as_json(self) -> dict[str, Any]:
         """For ``split.json``."""
-        return {"fingerprint": self.fingerprint} | {
-            name: list(getattr(self, name)) for name in ("train", "validation", "test")
-        }
+        rows = {name: list(getattr(self, name)) for name in ("train", "validation", "test")}
+        told: dict[str, Any] = {"fingerprint": self.fingerprint}
+        if self.normalization is not None:
+            mean, std = self.normalization
+            told |= {"mean": list(mean), "std": list(std)}
+        return told | rows
 
     @staticmethod
     def from_json(content: Mapping[str, Any]) -> HeldOut:
         """The inverse of ``as_json``; anything else raises ``FBNError``."""
         names = ("train", "validation", "test")
-        fingerprint, rows = content.get("fingerprint"), [content.get(name) for name in names]
-        if not isinstance(fingerprint, str) or not all(_are_rows(each) for each in rows):
+        fingerprint = content.get("fingerprint")
+        if not isinstance(fingerprint, str) or not all(_are_rows(content.get(n)) for n in names):
             raise FBNError(f"A split has a fingerprint and the numbers of {', '.join(names)}.")
-        return HeldOut(fingerprint, *(tuple(content[name]) for name in names))
+        train, validation, test = (tuple(content[name]) for name in names)
+        return HeldOut(fingerprint, train, validation, test, _normalization(content))
 
 
 def _are_rows(value: Any) -> bool:
     return isinstance(value, list) and all(type(row) is int and row >= 0 for row in value)
+
+
+def _normalization(content: Mapping[str, Any]) -> tuple[Triple, Triple] | None:
+    if "mean" not in content and "std" not in content:
+        return None
+    mean, std = (_triple(content.get(name)) for name in ("mean", "std"))
+    if mean is None or std is None or min(std) <= 0:
+        raise FBNError("Its mean and std are three numbers each, those of std above 0.")
+    return mean, std
+
+
+def _triple(value: Any) -> Triple | None:
+    if not isinstance(value, list) or len(value) != 3:
+        return None
+    if not all(type(each) in (int, float) and math.isfinite(each) for each in value):
+        return None
+    red, green, blue = map(float, value)
+    return red, green, blue
 
 
 def split_rows(

@@ -127,6 +127,8 @@ def open_run(
     reporter.say(data.describe())
     for damaged in data.damaged[:NAMED]:
         reporter.say(f"Left out, it cannot be read: {damaged}")
+    if (more := len(data.damaged) - NAMED) > 0:
+        reporter.say(f"… and {more:,} more; {run.split} names them all.")
     configuration = {
         "space": chosen.as_json(),
         "data": {"spec": spec, "fingerprint": data.fingerprint},
@@ -150,9 +152,7 @@ def open_run(
         check(context, space_found)
     run.start(configuration, _device())
     remove_leftovers(run.path)
-    if not run.split.exists():
-        content = {"schema": SPLIT_SCHEMA, **data.held_out.as_json()}
-        write_bytes(run.split, json.dumps(content).encode())  # on one line: it may be long
+    _write_split(run, data)
     write_json(
         run.space,
         {
@@ -177,6 +177,22 @@ def _held_out(run: RunDir, job: Job) -> HeldOut | None:
         return HeldOut.from_json(content)
     except FBNError as error:
         raise FBNError(f"{run.split} is damaged; move it away. {error}") from error
+
+
+def _write_split(run: RunDir, data: ImageData) -> None:
+    """The split as the run began with it, with the names of files that were held out, and the
+    images that cannot be read now."""
+    held_out = data.held_out
+    rows = {"validation": held_out.validation, "test": held_out.test} if data.files else {}
+    content = {
+        "schema": SPLIT_SCHEMA,
+        **held_out.as_json(),
+        "files": {name: [data.files[row] for row in part] for name, part in rows.items()},
+        "unreadable": list(data.damaged),
+    }
+    encoded = json.dumps(content).encode()  # on one line: it may be long
+    if not run.split.exists() or run.split.read_bytes() != encoded:
+        write_bytes(run.split, encoded)
 
 
 def _downloads(given: Given, job: Job) -> contextlib.AbstractContextManager[None]:
