@@ -45,7 +45,14 @@ class Played:
         return model.with_name(f"{model.stem}.{self.name}.engine")
 
     def engine_from_onnx(
-        self, model: Path, destination: Path, *, check: Any, options: EngineOptions, **_: Any
+        self,
+        model: Path,
+        destination: Path,
+        *,
+        check: Any,
+        options: EngineOptions,
+        about: dict[str, Any],
+        **_: Any,
     ) -> EngineReport:
         plan = (self.delivers or model).read_bytes()
         story = {
@@ -54,6 +61,7 @@ class Played:
             "device": {"gpu": "none"},
             "onnx_sha256": "",
             "options": dataclasses.asdict(options),
+            **about,
             "build": {"seconds": 0.1, "warnings": [], "layers": []},
         }
         return EngineReport(destination, engine_file.save(destination, plan, story, check))
@@ -92,6 +100,8 @@ def test_an_engine_that_agrees_with_the_network_takes_its_name(exported: Any) ->
     assert story["verification"]["passed"]
     assert story["verification"]["images"] == len(context.data.test)
     assert "agreement 100.00 %" in summary.engine(story, model)
+    assert story["input"]["mean"] == list(context.data.mean)
+    assert story["classes"] == list(context.data.classes)
     assert (model.parent / "model.tensorrt-rtx.engine").read_bytes() == model.read_bytes()
     remove(model.parent / "model.tensorrt-rtx.engine")
 
@@ -123,6 +133,7 @@ def test_an_engine_that_is_only_built_says_so(exported: Any) -> None:
     context, network, model, _ = exported
     story = export_engine(context, network, model, settings(RTX, build_only=True))
     assert story["verification"] is None
+    assert story["input"]["resolution"] == 8
     said = summary.engine(story, RTX.engine_path(model))
     assert said.startswith(str(model.parent / "model.tensorrt-rtx.engine"))
     why = "no GPU here" if story["device"] is None else "as asked"

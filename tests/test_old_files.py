@@ -36,6 +36,7 @@ def test_an_old_run_is_read(run: RunDir) -> None:
     assert configuration["data"]["spec"] == "digits"
     split = HeldOut.from_json(read_json(run.split))
     assert [len(part) for part in (split.train, split.validation, split.test)] == [1151, 287, 359]
+    assert split.normalization is None
 
 
 def test_an_old_search_is_found_done_with_its_scores(run: RunDir) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from report_runs import (
     started,
     trained,
     whole,
+    write,
 )
 from test_latency_cache import record
 
@@ -329,3 +331,26 @@ def test_records_of_every_kind_are_listed(tmp_path: Path) -> None:
         assert name in text
     changed(run / "profile.json", "latency", to=record(disturbed=("a crowd",)).as_json())
     assert "a crowd" in page(run).text
+
+
+def test_how_files_are_fed_stands_beside_them_where_the_export_said_it(tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    assert "How to feed it" not in page(run).text
+    said = {"layout": "NCHW, RGB", "resolution": 32, "mean": [0.491401, 0.482159, 0.446531]}
+    changed(run / "verify.json", "input", to=said)
+    text = page(run).text
+    assert "How to feed itlayoutNCHW, RGBresolution32mean0.491401, 0.482159, 0.446531" in text
+    assert "logitscat, dog" in text
+
+
+@pytest.mark.parametrize("make", [started, whole])
+def test_images_that_cannot_be_read_are_counted_and_listed(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    run, split = make(tmp_path), {"train": [0], "validation": [1], "test": [2]}
+    write(run / "split.json", **split)
+    assert "cannot be read" not in page(run).text
+    unreadable = ["photos/cat/1.jpg (damaged, or no image)", "photos/dog/<2>.jpg (truncated)"]
+    write(run / "split.json", **split, unreadable=unreadable)
+    text = page(run).text
+    assert f"2 images that cannot be read, in no split{''.join(unreadable)}" in text

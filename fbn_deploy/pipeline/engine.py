@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.export.metadata import feeding
 from fbn_deploy.export.verification import allowed, verify
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.progress import duration
@@ -64,6 +65,7 @@ def export_engine(
             options=settings.options,
             progress=lambda text: t.update(0, text),
             check=None if settings.build_only else check,
+            about=feeding(context.data),
         )
         t.update(1)
     size_mb = report.path.stat().st_size / 1e6

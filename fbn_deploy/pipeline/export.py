@@ -11,6 +11,7 @@ from torch import nn
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import onnx_from_module
+from fbn_deploy.export.metadata import described, feeding
 from fbn_deploy.export.verification import Verification, verify
 from fbn_deploy.files import replacing, sha256_of, write_json
 from fbn_deploy.pipeline.context import Context
@@ -40,7 +41,7 @@ def export_subnet(
     exported = onnx_from_module(network, context.definition.resolution)
     folded, report = fold_affine(exported, as_convolution=as_convolution)
     with replacing(run.model) as temporary:
-        ir.save(folded, temporary)
+        ir.save(described(folded, context.data), temporary)
         results = [verify(temporary, network, context.data, context.data.test, t) for t in targets]
         for result in results:
             reporter.say(("Verified on " if result.passed else "FAILED on ") + result.text())
@@ -52,6 +53,7 @@ def export_subnet(
         "model": run.model.name,
         "onnx_sha256": sha256_of(run.model),
         "subnet_sha256": subnet_sha256,
+        **feeding(context.data),
         "batchnorms": {"before": report.batchnorm_before, "after": report.batchnorm_after},
         "results": [result.as_json() for result in results],
     }

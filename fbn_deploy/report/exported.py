@@ -42,6 +42,8 @@ class Export:
     """Of the file that was verified; empty where an older version verified it."""
     subnet_sha256: str
     """Of the trained network's file that it was exported from; empty as above."""
+    input: Mapping[str, str]
+    """How an image becomes what the network takes; empty as above."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Precision:
     subnet_sha256: str
     activations: str
     """``int8`` or ``uint8``; empty where nothing says."""
+    input: Mapping[str, str]
+    """As an ``Export`` says it."""
 
     @property
     def label(self) -> str:
@@ -135,6 +139,7 @@ def read_export(path: Path) -> Export:
         checks=tuple(_check(each) for each in content.parts("results")),
         onnx_sha256=content.text("onnx_sha256", ""),
         subnet_sha256=content.text("subnet_sha256", ""),
+        input=content.named_texts("input"),
     )
 
 
@@ -183,6 +188,7 @@ def read_precision(path: Path) -> Precision:
         onnx_sha256=content.text("onnx_sha256", ""),
         subnet_sha256=content.text("subnet_sha256", ""),
         activations=content.text("activations", ""),
+        input=content.named_texts("input"),
     )
 
 

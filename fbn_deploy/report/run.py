@@ -74,6 +74,8 @@ class Run:
     space: Space | None
     images: Mapping[str, int]
     """Split → number of its images."""
+    unreadable: tuple[str, ...]
+    """Images that are in no split: where they are and why."""
     search: Search | None
     training: Training | None
     subnet_sha256: str
@@ -228,11 +230,13 @@ def read_run(path: Path) -> Run:
         _model(path, name): run.precision_profile(name) for name in run.precisions()
     }
     configuration = read(run.run, _configuration)
+    images, unreadable = read(run.split, _images) or ({}, ())
     found = Run(
         path=path,
         configuration=configuration or _NOTHING,
         space=read(run.space, _space),
-        images=read(run.split, _images) or {},
+        images=images,
+        unreadable=unreadable,
         search=read(run.search, read_search),
         training=read(run.subnet, read_training),
         subnet_sha256=read(run.subnet, sha256_of) or "",
@@ -290,9 +294,10 @@ def _space(path: Path) -> Space:
     )
 
 
-def _images(path: Path) -> dict[str, int]:
+def _images(path: Path) -> tuple[dict[str, int], tuple[str, ...]]:
     content = Fields.read(path, 1)
-    return {name: content.length(name) for name in ("train", "validation", "test")}
+    counts = {name: content.length(name) for name in ("train", "validation", "test")}
+    return counts, content.texts("unreadable")
 
 
 def _files(run: RunDir) -> tuple[File, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -111,12 +111,13 @@ class EngineBuilder(Target, Protocol):
         options: EngineOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
         check: Check | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> EngineReport:
         """Builds ``destination`` and the JSON beside it, whole or not at all.
 
         ``check`` is handed the engine under a temporary name and may refuse it by raising; what
-        it returns is written into the story as ``verification``. Raises ``FBNError`` for a model
-        that the target cannot build, and when the builder fails or dies. Whatever is raised,
-        nothing is changed.
+        it returns is written into the story as ``verification``. ``about`` is what else the
+        story says: how the engine is fed. Raises ``FBNError`` for a model that the target cannot
+        build, and when the builder fails or dies. Whatever is raised, nothing is changed.
         """
         ...

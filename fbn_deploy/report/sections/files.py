@@ -5,7 +5,7 @@ from __future__ import annotations
 from fbn_deploy.report.amounts import NONE, percent, plural, size
 from fbn_deploy.report.exported import Export, Precision
 from fbn_deploy.report.markup import Child, Markup, escaped
-from fbn_deploy.report.pieces import code, folded, note, table
+from fbn_deploy.report.pieces import code, folded, note, pairs, table
 from fbn_deploy.report.run import Run
 
 HANDED_OVER = (".onnx", ".engine", ".engine.json")
@@ -13,7 +13,7 @@ HANDED_OVER = (".onnx", ".engine", ".engine.json")
 
 def files(run: Run) -> Markup:
     """The files that are handed over, with the beginning of their hashes, and those of them that
-    are not here any more; the others folded."""
+    are not here any more; how they are fed, and the others, folded."""
     rows: list[list[Child]] = [
         [
             code(file.name),
@@ -39,8 +39,24 @@ def files(run: Run) -> Markup:
             table(["file", "size", "SHA-256 begins", "state"], rows, numbers=(1,))
             if rows
             else note("There is no file to hand over yet."),
+            _feeding(run),
             folded(f"{plural(len(others), 'other file')} of the run", listed, printed=False),
         ]
+    )
+
+
+def _feeding(run: Run) -> Child:
+    """The same for all of them, so what the first says that says it."""
+    told = next((each.input for each in run.told if each.input), None)
+    if told is None:
+        return None
+    rows: list[tuple[Child, Child]] = [*told.items()]
+    if run.space:
+        rows.append(("logits", ", ".join(run.space.classes)))
+    return folded(
+        "How to feed it",
+        pairs(rows),
+        note("ONNX files hold this in their metadata, to the last digit; README shows its use."),
     )
 
 

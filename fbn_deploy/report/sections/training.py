@@ -20,8 +20,8 @@ NAMED = 12  # classes
 
 def section(run: Run) -> Markup:
     if run.training is None:
-        return escaped([*_unfinished(run), not_done(missing(run)["retrain"])])
-    return escaped([*_trained(run.training), *_images(run)])
+        return escaped([*_unfinished(run), not_done(missing(run)["retrain"]), *_unreadable(run)])
+    return escaped([*_trained(run.training), *_images(run), *_unreadable(run)])
 
 
 def _trained(found: Training) -> Iterator[Child]:
@@ -86,3 +86,12 @@ def _images(run: Run) -> Iterator[Child]:
         more = f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
         yield text(f"{plural(len(classes), 'class', 'classes')}: ",
                    ", ".join(classes[:NAMED]), more, ".")  # fmt: skip
+
+
+def _unreadable(run: Run) -> Iterator[Child]:
+    if count := len(run.unreadable):
+        yield folded(
+            f"{plural(count, 'image')} that cannot be read, in no split",
+            tag("ul", [tag("li", each) for each in run.unreadable]),
+            printed=False,
+        )

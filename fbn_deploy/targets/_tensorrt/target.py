@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,7 @@ class TensorRtTarget(OnCuda):
         options: EngineOptions = DEFAULT_OPTIONS,
         progress: Progress | None = None,
         check: Check | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> EngineReport:
         _opening.check_request(self, model, batch=options.batch, threads=1, precision=precision)
         if problem := self.cannot_build():
@@ -195,6 +197,7 @@ class TensorRtTarget(OnCuda):
             "onnx_sha256": hash_with_weights(model),
             "precision": precision,
             "options": dataclasses.asdict(options),
+            **(about or {}),
             "build": built.story,
         }
         if precision == "int8" and _swollen(len(built.plan), model.stat().st_size):
