@@ -24,6 +24,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.export.calibration import largest_magnitudes
 from fbn_deploy.export.folding import fold_affine
 from fbn_deploy.export.graph import onnx_from_module
+from fbn_deploy.export.metadata import described, feeding
 from fbn_deploy.export.precision import (
     LARGEST_FLOAT16,
     quantizable,
@@ -179,7 +180,7 @@ class _Gate:
         run, settings, reporter = self.context.run, self.settings, self.context.reporter
         path = run.precision_model(self.file.name)
         with replacing(path) as temporary:
-            ir.save(model, temporary)
+            ir.save(described(model, self.context.data), temporary)
             onnx.checker.check_model(temporary, full_check=True)
             results = [self._verified(temporary, judge) for judge in self.file.judges]
             for result in results:
@@ -204,6 +205,7 @@ class _Gate:
             "target": self.file.target,
             "settings": asdict(settings),
             "max_drop": settings.max_drop,
+            **feeding(self.context.data),
             **about,
             "results": [{**result.as_json(), "passed": True} for result in results],
             "speed": speed,
