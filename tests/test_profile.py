@@ -100,11 +100,13 @@ def test_every_target_profiles_whole_and_layers(target: Target, tmp_path: Path) 
     profile = profile_network(model, target, batch=2, protocol="quick")
     assert profile.record.conditions.inputs == {"x": (2, 3, 8, 8)}
     assert profile.record.value_ms > 0
+    profile.save(tmp_path / "profile.json")
+    assert NetworkProfile.load(tmp_path / "profile.json") == profile
+    if profile.without_layers:
+        pytest.skip(profile.without_layers)
     names = [layer.name for layer in profile.layers if not layer.added]
     assert "stem.conv" in names
     assert sum(layer.share for layer in profile.layers) == pytest.approx(1.0)
-    profile.save(tmp_path / "profile.json")
-    assert NetworkProfile.load(tmp_path / "profile.json") == profile
 
 
 def test_a_profile_of_a_file_says_its_hash_and_an_older_one_says_none(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from fbn_deploy import targets as room
 from fbn_deploy.errors import FBNError
-from fbn_deploy.targets import Target, default_target, ready_target, targets
+from fbn_deploy.targets import NoLayerTimes, Target, default_target, ready_target, targets
 
 READY = [target for target in targets() if target.missing() is None]
 ABSENT = [target for target in targets() if target.missing() is not None]
@@ -106,8 +106,11 @@ def test_timing_runs_and_real_runs_do_not_disturb_each_other(target: Target) -> 
 def test_layers_bear_the_names_of_nodes_and_take_time(target: Target) -> None:
     model = small_network(channels=256)  # long enough for a profiler that counts microseconds
     with target.open(model, batch=1, threads=1, profile=True) as session:
-        layers = session.layers(runs=20)
-    names = {layer.name for layer in layers}
+        try:
+            layers = session.layers(runs=20)
+        except NoLayerTimes as error:
+            pytest.skip(str(error))
+    names = {name for layer in layers for name in (layer.name, *layer.aliases)}
     assert names & {"stem.conv", "c", "r"}  # the node, or a value that it writes after fusion
     assert names & {"head.pool", "p"}
     assert sum(layer.latency_ms for layer in layers) > 0

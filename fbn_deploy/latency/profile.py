@@ -15,9 +15,10 @@ from fbn_deploy import files
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.cache import known_pace
 from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.latency.naming import Nodes, named
 from fbn_deploy.latency.network import proto_from
 from fbn_deploy.latency.record import LatencyRecord
-from fbn_deploy.targets import device_memory_bytes
+from fbn_deploy.targets import NoLayerTimes, device_memory_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -59,6 +60,8 @@ class NetworkProfile:
     """Of the ONNX file; empty where no file was profiled, or by an older version."""
     device_memory_bytes: int | None = None
     """For intermediate results; None where the target does not say, or an older version."""
+    without_layers: str = ""
+    """Why there are none, where the runtime times no layers."""
 
     @property
     def sum_ms(self) -> float:
@@ -75,6 +78,7 @@ class NetworkProfile:
             "layers_sum_ms": self.sum_ms,
             "layers_runs": self.runs,
             "device_memory_bytes": self.device_memory_bytes,
+            "without_layers": self.without_layers,
         }
 
     def save(self, path: Path) -> None:
@@ -100,6 +104,7 @@ class NetworkProfile:
                 runs=value["layers_runs"],
                 onnx_sha256=value.get("onnx_sha256", ""),
                 device_memory_bytes=value.get("device_memory_bytes"),
+                without_layers=value.get("without_layers", ""),
             )
         except (KeyError, TypeError) as error:
             raise FBNError(f"{path} is no profile: {error!r}.") from error
@@ -122,22 +127,25 @@ def profile_network(
         precision=precision,
         pace=known_pace(target.device()),
     )
-    source, proto = proto_from(model)
+    source, proto = named(*proto_from(model))
     digest = files.sha256_of(model) if isinstance(model, Path) else ""
     record = meter.measure(model, protocol)
     runs = round(min(max(_LAYERS_MS / record.value_ms, _MIN_RUNS), _MAX_RUNS))
     with target.open(
         source, batch=batch, threads=threads, precision=precision, profile=True
     ) as session:
-        times = session.layers(runs)
         memory = device_memory_bytes(session)
-    return NetworkProfile(record, named_layers(times, proto), runs, digest, memory)
+        try:
+            layers, without = named_layers(session.layers(runs), proto), ""
+        except NoLayerTimes as error:
+            layers, without = (), str(error)
+    return NetworkProfile(record, layers, runs, digest, memory, without)
 
 
 def named_layers(times: list[LayerTime], model: onnx.ModelProto) -> tuple[Layer, ...]:
     """``times`` under the names of the model's nodes."""
     total_ms = sum(time.latency_ms for time in times) or 1.0
-    nodes = _Nodes(model)
+    nodes = Nodes(model, times)
     layers = []
     for time in times:
         node = nodes.behind(time)
@@ -148,32 +156,7 @@ def named_layers(times: list[LayerTime], model: onnx.ModelProto) -> tuple[Layer,
                 added=node is None,
                 latency_ms=time.latency_ms,
                 share=time.latency_ms / total_ms,
-                nodes=time.nodes,
+                nodes=nodes.fused(time),
             )
         )
     return tuple(layers)
-
-
-class _Nodes:
-    """The model's nodes by name and by the values that they write."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        nodes: list[onnx.NodeProto] = list(model.graph.node)
-        self._by_name = {node.name: node for node in nodes if node.name}
-        self._by_value = {value: node for node in nodes for value in node.output}
-
-    def behind(self, time: LayerTime) -> onnx.NodeProto | None:
-        """The node that a kernel stands for; None for one that the runtime added.
-
-        A fused kernel bears the name of the last value it writes, a Relu's, while the time is the
-        convolution's: from there the way goes up to the op that the kernel is named after.
-        """
-        if time.name in self._by_name:
-            return self._by_name[time.name]
-        last = self._by_value.get(time.name)
-        node = last
-        while node is not None:
-            if node.op_type == time.op.removeprefix("Fused"):
-                return node
-            node = self._by_value.get(node.input[0]) if node.input else None
-        return last

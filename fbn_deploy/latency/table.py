@@ -14,9 +14,13 @@ _BAR_WIDTH = 24
 
 
 def profile_table(profile: NetworkProfile) -> RenderableType:
-    """The whole with its story, then a row and a bar for each layer, then sum against whole."""
+    """The whole with its story, then a row and a bar for each layer, then sum against whole; or
+    why there are no layers."""
     from rich.console import Group
     from rich.table import Table
+
+    if profile.without_layers:
+        return Group(*story(profile.record), "", profile.without_layers)
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("layer", overflow="fold")

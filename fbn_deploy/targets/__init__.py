@@ -10,6 +10,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.targets._engines import EngineBuilder, EngineOptions
 from fbn_deploy.targets._protocol import (
     LayerTime,
+    NoLayerTimes,
     Parallel,
     Session,
     Target,
@@ -26,6 +27,7 @@ __all__ = [
     "EngineBuilder",
     "EngineOptions",
     "LayerTime",
+    "NoLayerTimes",
     "Parallel",
     "Session",
     "Target",

@@ -9,17 +9,18 @@ asserts the provider that is really used.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.targets import _opening
-from fbn_deploy.targets._protocol import LayerTime
+from fbn_deploy.targets._protocol import LayerTime, NoLayerTimes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -44,10 +45,19 @@ _DTYPES = {
     "tensor(bool)": "bool",
 }
 _ERRORS_ONLY = 3
-# What ONNX Runtime appends to a node's name in its profile, and to a node moved to NCHWc layout.
-_KERNEL = "_kernel_time"
-_NCHWC = "_nchwc"
+_KERNEL = "_kernel_time"  # what a node's name ends with in a profile
+_Kernel = tuple[str, str]  # name and op
+# What ONNX Runtime puts around names of nodes and values: around a value that is float32 where the
+# model has it in 16 bits, in NCHWc layout (where a Mul or a BatchNormalization is a convolution),
+# and around a second node of a name.
+_WIDENED = "InsertedPrecisionFreeCast_"
+_AROUND = re.compile(
+    rf"(?:{_WIDENED})?(?P<name>.*?)(?:(?P<op>_mul|_bn)?_nchwc)?(?:_token_\d+)?", re.DOTALL
+)
+_MOVED = {"_mul": "Mul", "_bn": "BatchNormalization"}
+_BEFORE = re.compile("^(?:Fused|QLinear|Nhwc)+")  # and before an ONNX op
 _PROFILE_WARMUP = 5
+_GRAPH = "optimized.onnx"  # in the folder of the profile
 # It turns biases of int8 networks into integers, which the CUDA provider cannot turn back.
 _NOT_ON_GPUS = ["WeightBiasQuantization"]
 
@@ -147,6 +157,10 @@ class OrtSession:
         if self._folder is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._folder.name) / "ort")
+        if self._folder is not None and self._device == "cpu":
+            options.optimized_model_filepath = str(Path(self._folder.name) / _GRAPH)
+            beside = "session.optimized_model_external_initializers_file_name"
+            options.add_session_config_entry(beside, "weights")  # a file of ONNX ends at 2 GB
         return options
 
     def _bind(self, batch: int) -> None:
@@ -197,11 +211,17 @@ class OrtSession:
         return None if self._device == "cpu" else (time.perf_counter() - start_s) * 1e3
 
     def layers(self, runs: int) -> list[LayerTime]:
+        import onnx
+
         assert self._folder is not None, "layers are profiled in a session opened for profiling"
         for _ in range(_PROFILE_WARMUP + runs):
             self.enqueue()
         events = json.loads(Path(self._ort.end_profiling()).read_bytes())
-        return layers_from_events(events, warmup=_PROFILE_WARMUP)
+        if self._device != "cpu":
+            return gpu_layers_from_events(events, _PROFILE_WARMUP)
+        graph = onnx.load(Path(self._folder.name) / _GRAPH, load_external_data=False).graph
+        written = [(node.op_type, node.output[0]) for node in graph.node]
+        return layers_from_events(events, _PROFILE_WARMUP, written)
 
     def close(self) -> None:
         self._ort = self._binding = None
@@ -220,16 +240,74 @@ class OrtSession:
         self.close()
 
 
-def layers_from_events(events: list[dict[str, Any]], warmup: int) -> list[LayerTime]:
-    """Layers from ONNX Runtime's profiling events, less the first ``warmup`` runs of each."""
-    times_us: dict[tuple[str, str], list[float]] = defaultdict(list)
-    nodes = [event for event in events if event["cat"] == "Node"]
-    for event in sorted(nodes, key=lambda event: event["ts"]):
-        if event["name"].endswith(_KERNEL):
-            name = event["name"].removesuffix(_KERNEL).removesuffix(_NCHWC)
-            times_us[name, event["args"]["op_name"]].append(event["dur"])
+def layers_from_events(
+    events: list[dict[str, Any]], warmup: int, graph: Sequence[tuple[str, str]] = ()
+) -> list[LayerTime]:
+    """Layers from ONNX Runtime's profiling events, less the first ``warmup`` runs of each.
+
+    ``graph`` is the optimized graph that ran, as (op, first output) of its nodes in their order:
+    a node without a name is called after its output.
+    """
+    kernels = [event for event in events if event["cat"] == "Node" and _is_kernel(event)]
+    kernels.sort(key=lambda event: event["ts"])
+    times_us: dict[_Kernel, list[float]] = defaultdict(list)
+    for event in kernels:
+        times_us[_kernel(event)].append(event["dur"])
+    ran = [_kernel(event) for event in kernels[: len(graph)]]
+    if [op for _, op in ran] != [op for op, _ in graph]:  # it has graphs within nodes
+        return _layers(times_us, warmup, {})
+    values = [value for _, value in graph]
+    return _layers(times_us, warmup, dict(zip(ran, values, strict=True)))
+
+
+def gpu_layers_from_events(events: list[dict[str, Any]], warmup: int) -> list[LayerTime]:
+    """The same from the times of the kernels on the GPU, which a node may have several of: they
+    stand behind the event of their node, which ends when they are launched.
+
+    Not run on a GPU: that a kernel names its node's event ``parent_name`` was not seen. Raises
+    ``NoLayerTimes`` where no kernel is found by it.
+    """
+    times_us: dict[_Kernel, list[float]] = defaultdict(list)
+    latest: dict[str, list[float]] = {}
+    for event in events:
+        if event["cat"] == "Node" and _is_kernel(event):
+            latest[event["name"]] = times_us[_kernel(event)]
+            latest[event["name"]].append(0.0)
+        elif event["cat"] == "Kernel" and event["args"].get("parent_name") in latest:
+            latest[event["args"]["parent_name"]][-1] += event["dur"]
+    on_gpu = {kernel: times for kernel, times in times_us.items() if any(times)}
+    if not on_gpu:
+        raise NoLayerTimes(
+            "This build of ONNX Runtime gives no times of layers on the GPU: it was built without "
+            "CUDA profiling (CUPTI). The latency of the whole is the GPU's; the target tensorrt "
+            "gives times of layers."
+        )
+    return _layers(on_gpu, warmup, {})
+
+
+def _is_kernel(event: Mapping[str, Any]) -> bool:
+    return bool(event["name"].endswith(_KERNEL))
+
+
+def _kernel(event: Mapping[str, Any]) -> _Kernel:
+    return event["name"].removesuffix(_KERNEL), event["args"]["op_name"]
+
+
+def _layers(
+    times_us: Mapping[_Kernel, Sequence[float]], warmup: int, values: Mapping[_Kernel, str]
+) -> list[LayerTime]:
     return [
-        LayerTime(name, op, _opening.interquartile_mean(times[warmup:]) / 1e3)
-        for (name, op), times in times_us.items()
+        _layer(*kernel, _opening.interquartile_mean(times[warmup:]) / 1e3, values.get(kernel))
+        for kernel, times in times_us.items()
         if len(times) > warmup
     ]
+
+
+def _layer(name: str, op: str, latency_ms: float, value: str | None) -> LayerTime:
+    if value is not None and re.fullmatch(rf"{op}_\d+", name):
+        name = value.removeprefix(_WIDENED)
+    around = _AROUND.fullmatch(name)
+    assert around is not None, "The pattern takes any name."
+    computes = _MOVED.get(around["op"] or "", _BEFORE.sub("", op))
+    aliases = () if op == "Cast" else (around["name"],)
+    return LayerTime(name, op, latency_ms, aliases=aliases, computes=(computes,))

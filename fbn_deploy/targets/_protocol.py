@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from fbn_deploy.errors import FBNError
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 class LayerTime:
     """Time of one executed layer: interquartile mean over the profiled runs, in milliseconds.
 
-    ``name`` is the ONNX node's name, or the name of the value it writes, whichever the runtime
-    kept; ``op`` is the runtime's own word for the kernel.
+    ``name`` is what the runtime calls it: an ONNX node or the value that it writes, whichever it
+    kept; ``op`` is its own word for the kernel.
     """
 
     name: str
@@ -34,6 +36,14 @@ class LayerTime:
     latency_ms: float
     nodes: tuple[str, ...] = ()
     """Every ONNX node that was fused into it, where the runtime says."""
+    aliases: tuple[str, ...] = ()
+    """``name`` without what this runtime puts around names; meant only if the model has it."""
+    computes: tuple[str, ...] = ()
+    """The ONNX ops that it may be a kernel of, where ``op`` is another word for them."""
+
+
+class NoLayerTimes(FBNError):
+    """A runtime times no layers, for the reason that it says; the whole can be timed."""
 
 
 class Session(Protocol):
@@ -57,6 +67,7 @@ class Session(Protocol):
         """Layers in the order in which they run, over ``runs`` runs.
 
         Only in a session opened with ``profile=True``, which is never used to time the whole.
+        Raises ``NoLayerTimes`` where the runtime gives none.
         """
         ...
 

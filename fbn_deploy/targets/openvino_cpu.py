@@ -3,6 +3,7 @@ processors that have bf16 units."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,7 +21,17 @@ if TYPE_CHECKING:
 _HINTS = {"fp32": "f32", "fp16": "f32", "bf16": "bf16", "int8": "f32"}
 _LATENCY = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
 _THROUGHPUT = {"PERFORMANCE_HINT": "THROUGHPUT"}  # streams and requests as OpenVINO chooses
-_SUFFIX = "/WithoutBiases"  # OpenVINO splits a convolution's bias off and renames the rest
+# OpenVINO splits a bias or an int8 scale off an op and renames the rest.
+_SPLIT = re.compile(r"(/WithoutBiases|/Dequantization\w+)+$")
+_ONNX_OPS = {
+    "AvgPool": ("AveragePool", "GlobalAveragePool"),
+    "Convolution": ("Conv",),
+    "Deconvolution": ("ConvTranspose",),
+    "FullyConnected": ("Gemm", "MatMul"),
+    "FullyConnectedQuantizedLegacy": ("Gemm", "MatMul"),
+    "GroupConvolution": ("Conv",),
+    "MatMul": ("MatMul", "Gemm"),
+}
 _PROFILE_WARMUP = 5
 
 
@@ -158,12 +169,33 @@ class OpenVinoSession:
             self.enqueue()
             for info in self._request.get_profiling_info():
                 if run >= _PROFILE_WARMUP and info.status == info.Status.EXECUTED:
-                    key = (info.node_name.removesuffix(_SUFFIX), info.node_type)
-                    times_us[key].append(info.real_time.total_seconds() * 1e6)
+                    times_us[info.node_name, info.node_type].append(
+                        info.real_time.total_seconds() * 1e6
+                    )
+        fused = self._fused()
         return [
-            LayerTime(name, op, _opening.interquartile_mean(times) / 1e3)
+            LayerTime(
+                name,
+                op,
+                _opening.interquartile_mean(times) / 1e3,
+                nodes=fused.get(name, ()),
+                aliases=(_SPLIT.sub("", name),),
+                computes=_ONNX_OPS.get(op, ()),
+            )
             for (name, op), times in times_us.items()
         ]
+
+    def _fused(self) -> dict[str, tuple[str, ...]]:
+        """Layer → the nodes that it was made from, OpenVINO's own among them."""
+        made = {
+            node.friendly_name: node.get_rt_info()
+            for node in self._model.get_runtime_model().get_ops()
+        }
+        return {
+            name: tuple(about["originalLayersNames"].astype(str).split(","))
+            for name, about in made.items()
+            if "originalLayersNames" in about
+        }
 
     def close(self) -> None:
         self._model = self._request = None
