@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_slowdown import record
+from test_timing import CrowdedMachine
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency import meter as meters
-from fbn_deploy.latency.blocktable import measured_table
+from fbn_deploy.latency.blocktable import LatencyTable, measured_table
 from fbn_deploy.latency.cache import LatencyCache
+from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.inventory import Graph, Inventory
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.network import Network
-from fbn_deploy.latency.timing import Timing
+from fbn_deploy.latency.timing import Timing, time_runs
 from fbn_deploy.progress import Silent
 from fbn_deploy.targets import ready_target
 
 GRAPHS = {name: Graph(name, {"x": (1, 4)}) for name in ("calm", "first", "always")}
 INVENTORY = Inventory(space={}, num_classes=2, batch=1, blocks={}, probes=(), graphs=GRAPHS)
+EIGHT = dataclasses.replace(
+    INVENTORY, graphs={name: Graph(name, {"x": (1, 4)}) for name in "abcdefgh"}
+)
 
 
 @pytest.fixture
@@ -87,3 +94,97 @@ def test_a_graph_with_two_names_has_one_record(meter: LatencyMeter) -> None:
     table = measured_table(inventory, lambda name: network_of("first"), meter, Silent())
     assert table.records["one"] == table.records["other"]
     assert not table.records["other"].disturbed
+
+
+@pytest.fixture
+def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[CrowdedMachine], Any]:
+    """Meters of one cache for which every graph takes 1 ms on the given machine, 1.5 in a crowd."""
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+
+    def meter_on(machine: CrowdedMachine) -> LatencyMeter:
+        def measured(self: LatencyMeter, network: Network, conditions: Any, protocol: Any) -> Any:
+            timing = time_runs(machine.enqueue, protocol, machine, pace=self.pace)
+            self._count(time.perf_counter(), timing)
+            return dataclasses.replace(record(conditions=conditions), timing=timing)
+
+        monkeypatch.setattr(meters.LatencyMeter, "_measured", measured)
+        return LatencyMeter(ready_target("onnxruntime-cpu"), cache=cache)
+
+    return meter_on
+
+
+def values_ms(table: LatencyTable) -> list[float]:
+    return [round(each.value_ms, 3) for each in table.records.values()]
+
+
+def test_what_was_measured_in_a_crowd_is_measured_again_once_a_calmer_core_is_known(
+    timed: Callable[[CrowdedMachine], LatencyMeter],
+) -> None:
+    """Each takes a third of a second; the crowd ends with the third graph."""
+    machine = CrowdedMachine(lambda now_s: now_s < 1.0)
+    table = measured_table(EIGHT, network_of, timed(machine), Silent())
+    assert values_ms(table) == [1.0] * 8
+    assert 8 < table.measurements <= 12
+    second = measured_table(EIGHT, network_of, timed(machine), Silent())
+    assert (second.measurements, second.records) == (0, table.records)
+
+
+def test_a_crowd_that_ends_after_the_last_graph_is_told_by_those_that_were_disturbed(
+    timed: Callable[[CrowdedMachine], LatencyMeter],
+) -> None:
+    """Only the first graph says that it was disturbed: tasks waited for a core."""
+    machine = CrowdedMachine(lambda now_s: now_s < 3.0)
+    meter = timed(machine)
+    machine.pressed = True
+    meter.measure(network_of("a"))
+    machine.pressed = False
+    for name in "bcdefgh":
+        meter.measure(network_of(name))
+    machine.time_s = 3.0
+    table = measured_table(EIGHT, network_of, meter, Silent())
+    assert values_ms(table) == [1.0] * 8
+    assert table.measurements == 8
+
+
+def test_a_crowd_that_goes_on_is_told_by_every_record_after_one_more_measurement(
+    timed: Callable[[CrowdedMachine], LatencyMeter],
+) -> None:
+    """Between the seventh graph and the last one it is calm."""
+    calm: list[bool] = []
+    machine = CrowdedMachine(lambda now_s: not calm)
+    meter = timed(machine)
+    for name in "abcdefg":
+        meter.measure(network_of(name))
+    calm.append(True)
+    meter.measure(network_of("h"))
+    calm.clear()
+    table = measured_table(EIGHT, network_of, meter, Silent())
+    assert [each.disturbed for each in table.records.values()] == [True] * 7 + [False]
+    assert "7 of 8 stayed disturbed" in table.cost_text()
+    assert measured_table(EIGHT, network_of, timed(machine), Silent()).measurements == 4
+    machine.crowded = lambda now_s: False
+    assert values_ms(measured_table(EIGHT, network_of, timed(machine), Silent())) == [1.0] * 8
+
+
+def test_a_cached_latency_of_a_crowd_is_not_taken_once_a_calmer_core_is_known(
+    timed: Callable[[CrowdedMachine], LatencyMeter],
+) -> None:
+    machine = CrowdedMachine(lambda now_s: now_s < 0.5)
+    assert timed(machine).measure(network_of("a")).value_ms == pytest.approx(1.5)
+    machine.time_s = 0.5
+    timed(machine).measure(network_of("b"))
+    for times in (1, 0):
+        meter = timed(machine)
+        assert meter.measure(network_of("a")).value_ms == pytest.approx(1.0)
+        assert meter.num_measured == times
+
+
+def test_a_measurement_that_knew_the_calmer_core_is_not_called_one_of_a_crowd() -> None:
+    """Its shortest a and ρ may be of two moments, one of them crowded."""
+    best = Pace(60.0, 40.0)
+    mixed = record(best_arithmetic_us=70.0, best_reference_us=40.0, known_kappa=1.5)
+    assert not mixed.was_crowded(best)
+    crowded = record(best_arithmetic_us=90.0, best_reference_us=40.0, known_kappa=2.25)
+    assert crowded.was_crowded(best)
+    assert not crowded.was_crowded(None)
+    assert not dataclasses.replace(crowded, arithmetic="other work").was_crowded(best)

@@ -47,7 +47,7 @@ def record(
 ) -> LatencyRecord:
     numbers = dict.fromkeys((field.name for field in dataclasses.fields(Timing)), value_ms)
     numbers |= {"n": 10, "rounds": 5, "crowded": 0.0, "crowded_out": False, "disturbed": ()}
-    numbers |= {"reference_us": reference_us} | timing
+    numbers |= {"known_kappa": 1.0, "reference_us": reference_us} | timing
     date = "2026-01-01T00:00:00+00:00"
     return LatencyRecord(
         conditions,
@@ -237,6 +237,36 @@ def test_behind_a_process_in_a_crowd_others_do_not_wait_for_it_to_end(
     monkeypatch.setattr(confirm, "record_from_fresh_process", measure)
     LatencyMeter(ready_target("onnxruntime-cpu")).confirm_in_fresh_process(relu(), processes=4)
     assert patience == [True, True, False, False]
+
+
+def test_a_process_in_a_crowd_that_the_next_one_tells_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1.5 ms in a crowd, as stored by an earlier search as well, and 1 ms without it."""
+    calm: list[bool] = []
+    crowded = {"value_ms": 1.5, "best_arithmetic_us": 90.0, "known_kappa": 2.25}
+    own = {"value_ms": 1.0, "best_arithmetic_us": 60.0, "known_kappa": 1.5}
+
+    def measure(source: object, conditions: Conditions, *_: object) -> LatencyRecord:
+        now = own if calm else crowded
+        calm.append(True)
+        made = record(conditions=conditions, best_reference_us=40.0, **now)
+        return dataclasses.replace(made, date=utc_now())
+
+    monkeypatch.setattr(confirm, "record_from_fresh_process", measure)
+    target = ready_target("onnxruntime-cpu")
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    assert LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu()).value_ms == 1.0
+    assert len(calm) == 4
+    assert [each.value_ms for each in cache.records()] == [1.0, 1.0, 1.0]
+    calm.clear()
+    cache = LatencyCache(tmp_path / "another.sqlite")
+    first = LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu(), processes=1)
+    assert first.value_ms == 1.5
+    meter = LatencyMeter(target, cache=cache)
+    meter.pace = Pace(60.0, 40.0)
+    assert meter.confirm_in_fresh_process(relu()).value_ms == 1.0
+    assert meter.num_measured == 3
 
 
 def test_a_confirmation_does_not_mind_where_the_user_stands_nor_what_libraries_print(

@@ -149,7 +149,8 @@ def measured_table(
     """Measures every graph of ``inventory`` under the meter's conditions, or finds it in its
     cache. ``network_of`` gives a graph by its name, and is asked only for those that are
     measured. What was disturbed, now or when it was stored, is measured once more at the end, when
-    the disturbance may be over, unless it is found to go on.
+    the disturbance may be over, unless it is found to go on; and what was made in a crowd that
+    could be told only later, from a calmer core.
 
     Raises ``FBNError`` when the meter has another batch, or when the device's conditions (its
     power state) changed meanwhile.
@@ -159,7 +160,6 @@ def measured_table(
             f"These blocks have a fixed batch of {inventory.batch}; asked: {meter.batch}."
         )
     records: dict[str, LatencyRecord] = {}
-    disturbed: list[str] = []
     measured, seconds = meter.num_measured, meter.seconds
     graphs = inventory.graphs
     title = f"Measuring blocks on {meter.target.name}"
@@ -167,19 +167,10 @@ def measured_table(
         for number, (name, graph) in enumerate(graphs.items(), 1):
             known = meter.known(graph.hash, graph.inputs)
             records[name] = known or meter.measure(network_of(name))
-            if records[name].disturbed:
-                disturbed.append(name)
             block = inventory.blocks.get(name)
             task.update(number, block.name if block else name)
-    if disturbed:
-        with reporter.task(f"{title} again that were disturbed", len(disturbed), "graphs") as task:
-            vain = 0
-            for number, name in enumerate(disturbed, 1):
-                records[name] = meter.settled(network_of(name), records[name])
-                vain = vain + 1 if records[name].disturbed else 0
-                if vain == _VAIN:
-                    break
-                task.update(number, name)
+    if any(map(meter.doubts, records.values())):
+        _settle(records, network_of, meter, reporter)
         # The same graph may have several names, of which one was measured again.
         records = {
             name: meter.known(graph.hash, graph.inputs) or records[name]
@@ -193,3 +184,27 @@ def measured_table(
         )
     made = meter.num_measured - measured
     return LatencyTable(inventory, records, made, meter.seconds - seconds)
+
+
+def _settle(
+    records: dict[str, LatencyRecord],
+    network_of: Callable[[str], Network],
+    meter: LatencyMeter,
+    reporter: Reporter,
+) -> None:
+    """Measures what is doubtful in ``records`` again, once, be it so only by what that shows.
+
+    Where disturbances go on, those that say so are left; a crowd that is not told by its record is
+    told by the next one, so that a crowd that stays costs each graph one measurement.
+    """
+    title = f"Measuring blocks on {meter.target.name} again that were disturbed"
+    tried: set[str] = set()
+    vain = 0
+    while names := [n for n, each in records.items() if n not in tried and meter.doubts(each)]:
+        tried.update(names)
+        with reporter.task(title, len(names), "graphs") as task:
+            for number, name in enumerate(names, 1):
+                if vain < _VAIN or records[name].was_crowded(meter.pace):
+                    records[name] = meter.settled(network_of(name), records[name])
+                    vain = vain + 1 if meter.doubts(records[name]) else 0
+                task.update(number, name)

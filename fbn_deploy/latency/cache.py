@@ -1,9 +1,9 @@
 """Measured latencies that runs and processes share: one SQLite file, keyed by all conditions.
 
 The first record stored under its conditions stays (only a disturbed one gives way to one that is
-not): a search that is run again finds the numbers that it found before, whoever else measures
-meanwhile. A record counts as stored when ``put``
-returns; from then on it survives a killed process (a transaction, flushed to the disk).
+not, and one of a crowd that was not seen to one that says so): a search that is run again finds the
+numbers that it found before, whoever else measures meanwhile. A record counts as stored when
+``put`` returns; from then on it survives a killed process (a transaction, flushed to the disk).
 SQLite's rollback journal is used rather than WAL: it works on network drives too, and records are
 few. Every call opens the file anew, so a cache may be used from any thread and after a fork.
 """
@@ -91,19 +91,22 @@ class LatencyCache:
             row = database.execute(_SELECT, (conditions.key(),)).fetchone()
         return self._record(row[0]) if row else None
 
-    def put(self, record: LatencyRecord) -> LatencyRecord:
+    def put(self, record: LatencyRecord, best: Pace | None = None) -> LatencyRecord:
         """Stores ``record`` and returns the one that is stored now: an older one stays, unless
-        it was disturbed and this one is not."""
+        it was disturbed and this one is not, or was measured in a crowd by the ``best`` pace that
+        is known of the device (``LatencyRecord.was_crowded``)."""
         with self._writing() as database:
-            return self._put(database, record)
+            return self._put(database, record, best)
 
-    def _put(self, database: sqlite3.Connection, record: LatencyRecord) -> LatencyRecord:
+    def _put(
+        self, database: sqlite3.Connection, record: LatencyRecord, best: Pace | None = None
+    ) -> LatencyRecord:
         conditions = record.conditions
         text = json.dumps(record.as_json(), allow_nan=False)
         row = (conditions.key(), conditions.target, conditions.network, text)
         found = database.execute(_SELECT, (row[0],)).fetchone()
         stored = self._record(found[0]) if found else None
-        if stored is None or (stored.disturbed and not record.disturbed):
+        if stored is None or stored.gives_way_to(record, best):
             database.execute("INSERT OR REPLACE INTO latency VALUES (?, ?, ?, ?)", row)
             stored = record
         return stored

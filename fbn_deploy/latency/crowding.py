@@ -42,10 +42,13 @@ class Pace:
     arithmetic_us: float
     reference_us: float
 
+    @property
+    def kappa(self) -> float:
+        return self.arithmetic_us / self.reference_us
+
     def is_crowded(self, best: Pace) -> bool:
         """Whether the core was shared, where ``best`` is (a₀, ρ₀)."""
-        kappa, own = (each.arithmetic_us / each.reference_us for each in (self, best))
-        return kappa > CROWDED * own
+        return self.kappa > CROWDED * best.kappa
 
 
 def best_pace(paces: Iterable[Pace | None]) -> Pace | None:

@@ -139,17 +139,22 @@ class LatencyMeter:
     def settled(
         self, model: Model, record: LatencyRecord, protocol: str = "quick"
     ) -> LatencyRecord:
-        """``record`` unless it was disturbed, perhaps when it was stored, by what is over now: then
-        ``model`` is measured again, and what that gives stands if it was not disturbed."""
-        if not record.disturbed:
+        """``record`` unless it is doubtful, perhaps by what is over now: then ``model`` is measured
+        again, and what that gives stands if it says more (``LatencyRecord.gives_way_to``)."""
+        if not self.doubts(record):
             return record
         again = self.measure(model, protocol, fresh=True)
-        return record if again.disturbed else again
+        return again if record.gives_way_to(again, self.pace) else record
+
+    def doubts(self, record: LatencyRecord) -> bool:
+        """Whether ``record`` was disturbed, or made in a crowd by what is known now."""
+        return record.disturbed or record.was_crowded(self.pace)
 
     def known(
         self, network_hash: str, inputs: Mapping[str, tuple[int, ...]], protocol: str = "quick"
     ) -> LatencyRecord | None:
-        """The cached latency of a network whose structure hash is known; None if there is none."""
+        """The cached latency of a network whose structure hash is known; None if there is none, or
+        one of a crowd that could not be told then."""
         network = Network(b"", network_hash, inputs)
         return self._from_cache(self._conditions(network, _protocol(protocol)))
 
@@ -170,7 +175,8 @@ class LatencyMeter:
         Memory layout differs from process to process and the clock drifts with time; a budget
         has to hold over both. Three processes spread over about 15 s; see ``timing.py`` for how
         well that holds. What the cache holds is taken if it is true today
-        (``_forget_if_outdated``).
+        (``_forget_if_outdated``). A process that is found to have been in a crowd only because a
+        later one was not is measured again.
         """
         network = network_from(model)
         how = _protocol(protocol)
@@ -186,6 +192,10 @@ class LatencyMeter:
                 record = self._measured_elsewhere(network, conditions, how, patient)
                 record = self._keep(record, fresh)
             records.append(record)
+        for number, record in enumerate(records):
+            if record.was_crowded(self.pace):
+                again = self._measured_elsewhere(network, record.conditions, how)
+                records[number] = self._keep(again, fresh)
         return Confirmation(tuple(records))
 
     def _forget_if_outdated(self, network: Network, protocol: TimingProtocol) -> None:
@@ -198,7 +208,7 @@ class LatencyMeter:
         if self.cache is None or network.hash in self._checked:
             return
         each_process = [self._conditions(network, protocol, 1 + n) for n in range(PROCESSES)]
-        stored = [record for each in each_process if (record := self.cache.get(each))]
+        stored = [record for each in each_process if (record := self._stored(each))]
         if not stored or max(record.age_s() for record in stored) < STALE_S:
             return
         former = Confirmation(tuple(stored))
@@ -207,7 +217,7 @@ class LatencyMeter:
             if now.timing.crowded_out:
                 return
             self.forget(former)
-            self.cache.put(now)
+            self.cache.put(now, self.pace)
         self._checked.add(network.hash)
 
     def forget(self, confirmation: Confirmation) -> None:
@@ -231,14 +241,19 @@ class LatencyMeter:
         )
 
     def _from_cache(self, conditions: Conditions) -> LatencyRecord | None:
-        record = self.cache.get(conditions) if self.cache else None
+        record = self._stored(conditions)
         self.num_from_cache += record is not None
         return record
+
+    def _stored(self, conditions: Conditions) -> LatencyRecord | None:
+        """What the cache has, unless that was made in a crowd by what is known now."""
+        record = self.cache.get(conditions) if self.cache else None
+        return None if record is None or record.was_crowded(self.pace) else record
 
     def _keep(self, record: LatencyRecord, fresh: bool) -> LatencyRecord:
         """Offers ``record`` to the cache; what that holds now (another process may have been
         first), or ``record`` where a fresh one was asked."""
-        stored = self.cache.put(record) if self.cache else record
+        stored = self.cache.put(record, self.pace) if self.cache else record
         return record if fresh else stored
 
     def _measured(

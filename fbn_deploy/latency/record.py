@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.cores import allowed_cores
 from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.crowding import CROWDED, Pace
+from fbn_deploy.latency.machine import arithmetic_work
 from fbn_deploy.latency.timing import Timing
 
 if TYPE_CHECKING:
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 # Numbers that older records lack.
-_LATER = frozenset({"best_arithmetic_us", "best_reference_us", "crowded", "crowded_out"})
+_LATER = frozenset(
+    {"best_arithmetic_us", "best_reference_us", "known_kappa", "crowded", "crowded_out"}
+)
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,21 @@ class LatencyRecord:
     def disturbed(self) -> bool:
         """Whether something else on the machine got in the way."""
         return bool(self.timing.disturbed)
+
+    def was_crowded(self, best: Pace | None) -> bool:
+        """Whether it passes for one of a quiet core because no calmer moment was known then than
+        one that is crowded by ``best``, the best pace that is known of the device now."""
+        known = self.timing.known_kappa
+        if best is None or known is None or self.arithmetic != arithmetic_work():
+            return False
+        return not self.timing.crowded_out and known > CROWDED * best.kappa
+
+    def gives_way_to(self, other: LatencyRecord, best: Pace | None) -> bool:
+        """Whether ``other``, made later under the same conditions, says more of the network; for
+        ``best`` see ``was_crowded``."""
+        if self.was_crowded(best) and not other.was_crowded(best):
+            return True
+        return self.disturbed and not other.disturbed
 
     def age_s(self) -> float:
         """Seconds since ``date``."""

@@ -88,6 +88,8 @@ class Timing:
     best_reference_us: float | None = None
     """The shortest a and ρ of the rounds (``crowding.py``); None where the device's own clock
     times."""
+    known_kappa: float | None = None
+    """a₀ / ρ₀ as known at the end, by which slices were judged; None in older records as well."""
     crowded: float = 0.0
     """Share of the time during which somebody else computed on the core, waiting apart; left out of
     the median and ``worst_round_ms`` unless ``crowded_out``."""
@@ -201,6 +203,7 @@ def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
         disturbed=tuple(text.format(share) for share, most, text in shares if share > most),
         best_arithmetic_us=best.arithmetic_us if best else None,
         best_reference_us=best.reference_us if best else None,
+        known_kappa=sampling.best.kappa if best and sampling.best else None,
         crowded=crowded,
         crowded_out=crowded_out,
     )
