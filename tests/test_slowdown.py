@@ -334,6 +334,16 @@ def test_the_cache_knows_the_best_pace_of_a_device(tmp_path: Path) -> None:
     assert cache.best_pace("another device") is None
 
 
+def test_the_speeds_of_other_ones_of_unequal_cores_are_passed_over(tmp_path: Path) -> None:
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    little = {**CONDITIONS.settings, "core_class": "cpu_capacity 446"}
+    slow = dataclasses.replace(CONDITIONS, settings=little)
+    cache.put(record(reference_us=55.0, conditions=slow))
+    cache.put(record(reference_us=30.0))
+    assert cache.references_us(CONDITIONS) == [30.0]
+    assert cache.references_us(slow) == [55.0]
+
+
 def test_the_pace_of_other_work_is_passed_over(tmp_path: Path) -> None:
     """Another numpy multiplies faster: beside its time every round would look crowded."""
     cache = LatencyCache(tmp_path / "latency.sqlite")

@@ -35,6 +35,7 @@ _REFERENCES = """
 SELECT json_extract(record, '$.reference_us') FROM latency WHERE target = ?
 AND json_extract(record, '$.conditions.device') = ?
 AND json_extract(record, '$.conditions.power') = ?
+AND json_extract(record, '$.conditions.settings.core_class') IS ?
 """
 _DELETE = """
 DELETE FROM latency WHERE key = ? AND json_extract(record, '$.date') = ?
@@ -125,9 +126,10 @@ class LatencyCache:
         return sorted((self._record(row[0]) for row in rows), key=lambda record: record.date)
 
     def references_us(self, conditions: Conditions) -> list[float]:
-        """The machine's speed (``reference_us``) during every record of the same target, device
-        and power state, whatever its network and protocol."""
-        same = (conditions.target, conditions.device, conditions.power)
+        """The machine's speed (``reference_us``) during every record of the same target, device,
+        power state and class of cores, whatever its network and protocol."""
+        kind = conditions.settings.get("core_class")
+        same = (conditions.target, conditions.device, conditions.power, kind)
         with self._open() as database:
             return [row[0] for row in database.execute(_REFERENCES, same)]
 

@@ -154,8 +154,9 @@ def _shared(conditions: Conditions) -> Conditions:
 
 def _machine(conditions: Conditions) -> tuple[object, ...]:
     at, versions = conditions, conditions.versions.items()
-    # How many cores a process was allowed is no matter of the machine.
-    settings = [(name, value) for name, value in at.settings.items() if name != "cores"]
+    # Which cores a process was allowed is no matter of the machine.
+    allowed = ("cores", "core_class")
+    settings = [(name, value) for name, value in at.settings.items() if name not in allowed]
     return at.target, at.device, at.power, tuple(sorted(versions)), tuple(sorted(settings))
 
 

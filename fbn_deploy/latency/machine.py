@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
+from fbn_deploy.cores import core_class
+
 resource: ModuleType | None
 try:
     import resource
@@ -107,10 +109,15 @@ def _median_us(work: Callable[[], object], runs: int) -> float:
     return sorted(times)[runs // 2] * 1e6
 
 
-@functools.cache
 def arithmetic_work() -> str:
-    """What ``arithmetic_us`` and ``reference_us`` are the times of; times of other work, or by
-    other libraries, do not compare."""
+    """What ``arithmetic_us`` and ``reference_us`` are the times of; times of other work, by other
+    libraries or on other ones of unequal cores do not compare."""
+    kind = core_class()
+    return f"{_work()}, {kind}" if kind else _work()
+
+
+@functools.cache
+def _work() -> str:
     import ssl
 
     import numpy as np

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fbn_deploy.cores import allowed_cores
+from fbn_deploy.cores import allowed_cores, core_class
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.crowding import CROWDED, Pace
 from fbn_deploy.latency.machine import arithmetic_work
@@ -42,7 +42,8 @@ class Conditions:
     """Input name → shape, with the batch filled in."""
     versions: Mapping[str, str]
     settings: Mapping[str, str]
-    """The runtime's; also ``cores`` where fewer are allowed to the process than it has threads."""
+    """The runtime's; also ``cores`` where fewer are allowed to the process than it has threads, and
+    ``core_class`` where a machine's cores are not alike."""
     power: str
     """Frequency governor or power limit; empty where the system does not say."""
     protocol: str
@@ -85,6 +86,7 @@ def conditions_of(
     """The conditions here and now on ``target`` with these runtime ``settings``."""
     cores = len(allowed_cores() or range(threads))
     few = {"cores": str(cores)} if cores < threads else {}
+    unequal = {"core_class": kind} if (kind := core_class()) else {}
     return Conditions(
         target=target.name,
         device=target.device(),
@@ -94,7 +96,7 @@ def conditions_of(
         network=network,
         inputs=dict(inputs),
         versions=target.versions(),
-        settings={**settings, **few},
+        settings={**settings, **few, **unequal},
         power=target.power_state(),
         protocol=protocol.label,
         process=process,
