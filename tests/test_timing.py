@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import gc
 import itertools
+import os
 import statistics
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fbn_deploy.latency import machine as machines
 from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.machine import Snapshot, ThisMachine
 from fbn_deploy.latency.protocol import CONFIRM, QUICK, TimingProtocol
@@ -49,7 +52,8 @@ class HandMachine:
         return 60.0
 
     def snapshot(self) -> Snapshot:
-        return Snapshot(self.time_s, self.waited_s, self.pressure_s, self.steal_s, load=0.5)
+        stolen_s = dict.fromkeys(range(15), 0.0) | {15: self.steal_s}
+        return Snapshot(self.time_s, self.waited_s, self.pressure_s, stolen_s, load=0.5)
 
     def runs_of(self, durations_ms: Iterator[float]) -> Callable[[], None]:
         def enqueue() -> None:
@@ -157,7 +161,7 @@ def test_nothing_is_taken_off_what_the_device_s_own_clock_says() -> None:
 
 @pytest.mark.parametrize(
     ("counter", "said"),
-    [("waited_s", "waited for a core 20%"), ("pressure_s", "pressure"), ("steal_s", "steal")],
+    [("waited_s", "core 20%"), ("pressure_s", "core 20%"), ("steal_s", "hypervisor took 20%")],
 )
 def test_a_disturbance_is_named(counter: str, said: str) -> None:
     machine = HandMachine()
@@ -169,6 +173,21 @@ def test_a_disturbance_is_named(counter: str, said: str) -> None:
     timing = time_runs(enqueue, FIVE_ROUNDS, machine)
     assert len(timing.disturbed) == 1
     assert said in timing.disturbed[0]
+
+
+def test_what_is_stolen_of_each_allowed_core_is_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stat = "cpu  9 0 9 99 0 0 0 900 0 0\n" + "".join(
+        f"cpu{core} 9 0 9 99 0 0 0 {100 * core} 0 0\n" for core in range(16)
+    )
+    (tmp_path / "stat").write_text(stat + "intr 1 2 3 4 5 6 7 8 9\n")
+    monkeypatch.setattr(machines, "_PROC", tmp_path)
+    monkeypatch.setattr(machines, "allowed_cores", lambda: (2, 15))
+    ticks = os.sysconf("SC_CLK_TCK")
+    assert ThisMachine().snapshot().steal_s == {2: 200 / ticks, 15: 1500 / ticks}
+    (tmp_path / "stat").unlink()
+    assert ThisMachine().snapshot().steal_s == {}
 
 
 def test_a_disturbed_measurement_is_made_again_and_the_quiet_one_returned() -> None:

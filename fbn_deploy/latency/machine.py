@@ -10,13 +10,13 @@ import functools
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-from fbn_deploy.cores import core_class
+from fbn_deploy.cores import allowed_cores, core_class
 
 resource: ModuleType | None
 try:
@@ -39,7 +39,7 @@ class Snapshot:
     time_s: float
     waited_s: float  # this process's threads, ready to run but without a core
     pressure_s: float  # some task on the machine waited for a core
-    steal_s: float  # the hypervisor ran somebody else, mean over cores
+    steal_s: Mapping[int, float]  # allowed core → the hypervisor ran somebody else on it
     load: float  # one-minute load average
 
 
@@ -172,12 +172,16 @@ def _pressure_s() -> float:
     return int(total) / 1e6 if total.isdigit() else 0.0
 
 
-def _steal_s() -> float:
-    """The eighth time of the ``cpu`` line of /proc/stat, in clock ticks over all cores."""
-    fields = _read(_PROC / "stat").partition("\n")[0].split()
-    if len(fields) < 9:
-        return 0.0
-    return int(fields[8]) / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
+def _steal_s() -> dict[int, float]:
+    """The eighth time of the allowed cores' ``cpuN`` lines of /proc/stat, in clock ticks."""
+    names = {f"cpu{core}": core for core in allowed_cores() or ()}
+    lines = _read(_PROC / "stat").splitlines()
+    each = (line.split() for line in lines if line.startswith("cpu"))
+    return {
+        names[fields[0]]: int(fields[8]) / os.sysconf("SC_CLK_TCK")
+        for fields in each
+        if len(fields) > 8 and fields[0] in names
+    }
 
 
 def _load() -> float:

@@ -172,7 +172,7 @@ def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
             "tasks waited for a core {:.0%} of the time (CPU pressure)",
         ),
         (
-            (after.steal_s - before.steal_s) / elapsed_s,
+            _most_stolen_s(before, after) / elapsed_s,
             _MAX_STEAL,
             "the hypervisor took {:.0%} of the time (steal)",
         ),
@@ -207,6 +207,12 @@ def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
         crowded=crowded,
         crowded_out=crowded_out,
     )
+
+
+def _most_stolen_s(before: Snapshot, after: Snapshot) -> float:
+    """Of the core that lost most: a mean over many would hide the one that the runs were on."""
+    common = before.steal_s.keys() & after.steal_s.keys()
+    return max((after.steal_s[core] - before.steal_s[core] for core in common), default=0.0)
 
 
 def _quantile(ordered: list[float], share: float) -> float:
