@@ -16,6 +16,7 @@ from fbn_deploy.checkpoint import load_tensors
 from fbn_deploy.data import HeldOut, load_data
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, refuse_to_overwrite, write_json
+from fbn_deploy.latency.cache import LatencyCache
 from fbn_deploy.pipeline.context import Given, open_run
 from fbn_deploy.pipeline.deploy import verification_targets
 from fbn_deploy.pipeline.profile import profile
@@ -49,6 +50,27 @@ def test_a_result_never_replaces_what_is_read_nor_another_result(tmp_path: Path)
     with pytest.raises(FBNError, match="is a directory"):
         refuse_to_overwrite(model, tmp_path)
     refuse_to_overwrite(model, tmp_path / "report.json", None)
+
+
+def test_an_export_of_latencies_leaves_their_cache_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FBN_CACHE_DIR", str(tmp_path))
+    cache = LatencyCache()
+    done = fbn("latency", "export", str(cache.path))
+    assert (done.returncode, "overwrite itself" in done.stderr) == (2, True)
+    assert LatencyCache().records() == []
+
+
+def test_a_bundle_leaves_the_file_of_its_space_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = "def network(num_classes, resolution):\n    raise AssertionError\n"
+    Path("mine.py").write_text(space)
+    done = fbn("bundle", "--space", "./mine.py", "--out", str(tmp_path / "mine.py"))
+    assert (done.returncode, "overwrite itself" in done.stderr) == (2, True)
+    assert Path("mine.py").read_text() == space
 
 
 @pytest.mark.parametrize(

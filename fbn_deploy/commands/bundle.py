@@ -33,17 +33,17 @@ def command(
     json_output: options.Json = False,
 ) -> None:
     """Writes a space's blocks for fbn measure on a device without PyTorch."""
-    from fbn_deploy.files import refuse_unwritable
+    from fbn_deploy.files import refuse_to_overwrite
     from fbn_deploy.pipeline.bundle import bundle
     from fbn_deploy.pipeline.context import DEFAULT_SPACE
     from fbn_deploy.progress import reporter
     from fbn_deploy.supernet.definition import definition
 
-    refuse_unwritable(out)
     given = RunOptions(
         space=space, resolution=resolution, width=width, depth=depth, space_option=space_option
     ).given()
     chosen = definition(given.space or DEFAULT_SPACE, resolution, given.options)
+    refuse_to_overwrite(Path(str(chosen.module.__file__)), out)
     found = bundle(
         chosen,
         classes,

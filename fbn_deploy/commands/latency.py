@@ -72,10 +72,13 @@ def export_(
     json_output: Json = False,
 ) -> None:
     """Writes records to a file, for another machine of the same kind."""
+    from fbn_deploy.files import refuse_to_overwrite
     from fbn_deploy.latency.cache import LatencyCache
     from fbn_deploy.latency.housekeeping import write_records
 
-    count = write_records(out, LatencyCache().records(_known(target)))
+    cache = LatencyCache()
+    refuse_to_overwrite(cache.path, out)
+    count = write_records(out, cache.records(_known(target)))
     show(json_output, {"file": str(out), "records": count}, f"{out}: {count} records.")
 
 
