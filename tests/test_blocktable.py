@@ -70,7 +70,10 @@ def test_a_second_table_takes_from_the_cache_what_was_not_disturbed(meter: Laten
     second = measured_table(INVENTORY, network_of, meter, Silent())
     assert second.records == first.records
     assert second.measurements == 1, "Only 'always' is tried again."
-    assert "1 of 3 stayed disturbed" in second.cost_text()
+    assert "1 measurements now in" in second.cost_text()
+    assert "1 of 3 stayed disturbed, and the same command" in second.cost_text()
+    assert "1 measurements in" in second.cost_text(now=False)
+    assert "1 of 3 stayed disturbed, and fbn measure" in second.cost_text(now=False)
 
 
 def test_what_a_killed_table_left_disturbed_is_measured_again(meter: LatencyMeter) -> None:

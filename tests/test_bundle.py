@@ -24,6 +24,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.files import sha256_of
 from fbn_deploy.latency.blocktable import LatencyTable
 from fbn_deploy.latency.bundle import read_bundle
+from fbn_deploy.latency.crowding import best_pace
 from fbn_deploy.latency.inventory import Inventory, digest
 from fbn_deploy.latency.profile import NetworkProfile
 from fbn_deploy.pipeline.bundle import bundle
@@ -261,7 +262,8 @@ def test_a_second_measurement_repeats_only_what_was_disturbed(
     done = device("measure", str(bundle_path), "--target", "onnxruntime-cpu", "--out", str(again))
     assert done.returncode == 0, done.stderr
     first, second = LatencyTable.load(table_path).records, LatencyTable.load(again).records
-    calm = [name for name, each in first.items() if not each.disturbed]
+    best = best_pace(each.timing.pace for each in second.values())
+    calm = [n for n, each in first.items() if not (each.disturbed or each.was_crowded(best))]
     assert [second[name] for name in calm] == [first[name] for name in calm]
     assert f"{LatencyTable.load(again).measurements} measurements now" in done.stdout
     assert LatencyTable.load(again).measurements <= len(first) - len(calm)
@@ -270,8 +272,10 @@ def test_a_second_measurement_repeats_only_what_was_disturbed(
 def test_a_search_against_a_table_promises_nothing_that_was_not_measured(
     table_path: Path, tmp_path: Path
 ) -> None:
-    records = LatencyTable.load(table_path).records
-    slowest_ms = max(each.value_ms for name, each in records.items() if name.startswith("probe"))
+    table = LatencyTable.load(table_path)
+    slowest_ms = max(
+        each.value_ms for name, each in table.records.items() if name.startswith("probe")
+    )
     done = subprocess.run(
         [sys.executable, "-m", "fbn_deploy", "search", *SPACE, "--epochs", "0.1",
          "--candidates", "6", "--finalists", "0", "--probe-size", "8", "--probe-batches", "2",
@@ -289,7 +293,12 @@ def test_a_search_against_a_table_promises_nothing_that_was_not_measured(
     latency = best["costs"]["latency_ms"]
     assert latency["measured"] is None
     assert latency["interval"][0] < latency["predicted"] < latency["interval"][1]
-    assert found["latency"]["onnxruntime-cpu"]["predictor"] == "table"
+    about = found["latency"]["onnxruntime-cpu"]
+    assert about["predictor"] == "table"
+    assert (about["measurements"], about["seconds"]) == (table.measurements, table.seconds)
+    said = done.stdout + done.stderr
+    assert f"Latency table: {table.cost_text(now=False)}." in said
+    assert table.predictor().quality.text() in said
     assert not (tmp_path / "cache").exists()
 
 

@@ -62,17 +62,19 @@ class LatencyTable:
             ],
         )
 
-    def cost_text(self) -> str:
-        """How many measurements it holds, and what they took."""
+    def cost_text(self, *, now: bool = True) -> str:
+        """What it holds, how many measurements were made for it, ``now`` or when its file was
+        written, and what they took."""
         disturbed = sum(record.disturbed for record in self.records.values())
         stayed = (
-            f"; {disturbed} of {len(self.records)} stayed disturbed, and the same command on a "
-            "quieter machine measures them again"
+            f"; {disturbed} of {len(self.records)} stayed disturbed, and "
+            f"{'the same command' if now else 'fbn measure'} on a quieter machine measures them "
+            "again"
         )
         return (
             f"{len(self.inventory.blocks)} blocks and {len(self.inventory.probes)} whole networks "
-            f"on {self.target}: {self.measurements} measurements now in {self.seconds:.0f} s"
-            + (stayed if disturbed else "")
+            f"on {self.target}: {self.measurements} measurements {'now ' if now else ''}in "
+            f"{self.seconds:.0f} s" + (stayed if disturbed else "")
         )
 
     def as_json(self) -> dict[str, Any]:

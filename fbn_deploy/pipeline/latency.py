@@ -148,7 +148,8 @@ class Predicted:
             "predictor": "table",
             "blocks": len(self._table.inventory.blocks),
             "probes": len(self._table.inventory.probes),
-            "measurements": len(self._table.records),
+            "measurements": self._table.measurements,
+            "seconds": round(self._table.seconds, 3),
             "quality": asdict(self.predictor.quality),
             "networks_with_unknown_blocks": unknown,
             "conditions": next(iter(self._table.records.values())).conditions.as_json(),
@@ -167,8 +168,27 @@ def whole_or_predicted(
     if parts is None:
         return whole
     table = measured_table(parts.inventory, parts.network, meter, reporter)
-    predicted = Predicted(table, space, parts.counts, whole)
     reporter.say(f"Latency table: {table.cost_text()}.")
+    return _predicted(table, space, parts.counts, whole, reporter)
+
+
+def predicted_elsewhere(
+    table: LatencyTable, space: SearchSpace, counts: Counts, reporter: Reporter
+) -> Latency:
+    """The latencies on a target that is known by ``table`` only."""
+    reporter.say(f"Latency table: {table.cost_text(now=False)}.")
+    return _predicted(table, space, counts, None, reporter)
+
+
+def _predicted(
+    table: LatencyTable,
+    space: SearchSpace,
+    counts: Counts,
+    whole: Whole | None,
+    reporter: Reporter,
+) -> Predicted:
+    """By a predictor whose error is said."""
+    predicted = Predicted(table, space, counts, whole)
     reporter.say(predicted.predictor.quality.text())
     return predicted
 

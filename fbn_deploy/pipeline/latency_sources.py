@@ -12,7 +12,13 @@ from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.predictor import MIN_PROBES
 from fbn_deploy.pipeline.answers import Coster
 from fbn_deploy.pipeline.context import Context
-from fbn_deploy.pipeline.latency import Latency, Predicted, pays, table_for, whole_or_predicted
+from fbn_deploy.pipeline.latency import (
+    Latency,
+    pays,
+    predicted_elsewhere,
+    table_for,
+    whole_or_predicted,
+)
 from fbn_deploy.pipeline.parts import PROBES, Parts, parts_of
 from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.supernet.choice import decisions_of_choices
@@ -39,11 +45,8 @@ def latency_sources(
     found: dict[str, Latency] = {}
     for target in targets:
         if target in tables:
-            found[target] = Predicted(
-                tables[target],
-                supernet.space,
-                counting,
-                None,
+            found[target] = predicted_elsewhere(
+                tables[target], supernet.space, counting, context.reporter
             )
             continue
         meter = LatencyMeter(
