@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fbn_deploy.latency.meter import Confirmation
 from fbn_deploy.latency.predictor import Prediction
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.pipeline.confirm import confirmed_winner
+from fbn_deploy.pipeline.latency import Predicted
 from fbn_deploy.progress import Reporter, Silent
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.search.candidates import Candidate, Population
@@ -111,12 +113,25 @@ def won(
 
 
 def test_a_candidate_that_touches_the_budget_is_measured_whole_before_it_can_win() -> None:
-    """a is predicted to fit and does not; b is predicted to miss by less than its error, fits."""
+    """Both are predicted below it by less than the error: a is above it when measured, b below."""
     meter = Meter({"b": 9.6})
     latency = Fake({"a": 9.5, "b": 9.9}, {"a": 10.4, "b": 9.6}, meter)
     assert won("ab", {"onnxruntime-cpu": latency}) == ("b", {"onnxruntime-cpu"})
     assert latency.asked == ["a", "b"]
     assert meter.asked == ["b", "b"]  # one process, then all three
+
+
+def test_what_is_predicted_above_the_budget_is_not_looked_for_though_its_interval_touches_it() -> (
+    None
+):
+    table: Any = SimpleNamespace(
+        predictor=lambda: lambda counts: Prediction(10.5, 9.5, 11.5),
+        inventory=SimpleNamespace(blocks={"block": None}),
+    )
+    space: Any = SimpleNamespace(canonical=lambda architecture: architecture["name"])
+    latency = Predicted(table, space, lambda architecture: {"block": 1}, None)
+    cost_ms = latency.cost_ms(Architecture.of({"name": "a"}))
+    assert not BUDGET.is_met_by(cost_ms)
 
 
 def test_a_candidate_far_below_the_budget_is_measured_as_well() -> None:
