@@ -61,15 +61,36 @@ def latency(record: LatencyRecord, model: Path, found: dict[str, Any]) -> str:
     """The latency of a file, the budget of ``search.json`` that it breaks, and what disturbed its
     measurement."""
     text = f"Latency of {model}: {record.value_ms:.3f} ms"
-    limits = [b["limit"] for b in found["budgets"] if b["target"] == record.conditions.target]
-    if limits and record.value_ms > min(limits):
-        text += f", over the budget of {min(limits):g} ms"
+    limit_ms = _limit_ms(record, found)
+    if limit_ms is not None and record.value_ms > limit_ms:
+        text += f", over the budget of {limit_ms:g} ms"
     if not record.disturbed:
         return text
     return (
         f"{text}, disturbed: {'; '.join(record.timing.disturbed)}. fbn profile {model} measures it "
         "again."
     )
+
+
+def _limit_ms(record: LatencyRecord, found: dict[str, Any]) -> float | None:
+    """The budget that ``record`` can be held against: of its target, device, threads, batch and
+    precision. A table from elsewhere is of a device that only shares the target's name."""
+    at, settings = record.conditions, found["settings"]
+    known = {"precision": "fp32", "threads": 1, "batch": 1} | settings  # older files lack some
+    if any(getattr(at, name) != known[name] for name in ("precision", "threads", "batch")):
+        return None
+    if _device(at.target, found) not in (None, at.device):
+        return None
+    limits = [b["limit"] for b in found["budgets"] if b["target"] == at.target]
+    return min(limits, default=None)
+
+
+def _device(target: str, found: dict[str, Any]) -> str | None:
+    """Where the latencies on ``target`` were measured; None where nothing says."""
+    confirmed = found["best"]["confirmed"].get(target)
+    about = confirmed["records"][0] if confirmed else found.get("latency", {}).get(target, {})
+    device: str | None = about.get("conditions", {}).get("device")
+    return device
 
 
 def engine(story: dict[str, Any], path: Path) -> str:
