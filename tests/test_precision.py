@@ -250,9 +250,12 @@ def test_weight_scales_by_mse_are_never_worse_in_any_channel() -> None:
     assert errors[0].sum() < errors[1].sum()
 
 
-def test_a_channel_of_zeros_keeps_a_finite_scale() -> None:
+def test_a_channel_of_zeros_stays_one_and_nothing_is_divided_by_its_range() -> None:
     weight = np.zeros((2, 4), np.float32)
-    assert np.isfinite(int8_weights.channel_scales(weight, 0, by_mse=True)).all()
+    with np.errstate(all="raise"):
+        scales = int8_weights.channel_scales(weight, 0, by_mse=True)
+        integers = int8_weights.quantized(weight, scales, 0)
+    assert not int8_weights.restored(integers, scales, 0).any()
 
 
 def small(nodes: list[onnx.NodeProto], shape: list[int | str], opset: int = 18,
@@ -345,6 +348,28 @@ def test_an_addition_of_a_view_of_a_constant_is_not_quantised() -> None:
     assert error(run(quantized_int8(model, ranges_of(model, x)), x), run(model, x)) < 0.02
 
 
+@pytest.mark.parametrize("unsigned", [False, True], ids=["int8", "uint8"])
+@pytest.mark.parametrize(
+    ("op", "shapes", "attributes"),
+    [("ConvTranspose", [(4, 3, 2, 2), (6,)], {"group": 2}), ("MatMul", [(4, 16, 5)], {})],
+    ids=["grouped transposed convolution", "stack of matrices"],
+)
+def test_grouped_transposed_convolutions_and_stacks_of_matrices_stay_fp32(
+    op: str, shapes: list[tuple[int, ...]], attributes: dict[str, int], unsigned: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    constants = {f"k{i}": rng.standard_normal(s, np.float32) for i, s in enumerate(shapes)}
+    nodes = [
+        onnx.helper.make_node("Conv", ["images", "w"], ["c"], name="conv"),
+        onnx.helper.make_node(op, ["c", *constants], ["logits"], name="layer", **attributes),
+    ]
+    weight = rng.standard_normal((4, 3, 1, 1), np.float32)
+    model, x = small(nodes, ["N", 3, 16, 16], w=weight, **constants), images()
+    result = quantized_int8(model, ranges_of(model, x), unsigned=unsigned)
+    assert error(run(result, x, precision="int8"), run(model, x)) < 0.02
+    assert quantizable(model) == ["conv"]
+
+
 class Twice(nn.Module):
     """One convolution applied twice, a channel shuffle before the last one."""
 
@@ -369,6 +394,10 @@ def test_layers_that_share_a_weight_share_its_integers() -> None:
     onnx.checker.check_model(proto, full_check=True)
     names = [node.name for node in proto.graph.node]
     assert len(names) == len(set(names))
+    _, first, second, _ = (node for node in quantized.graph if node.op_type == "Conv")
+    assert first.inputs[1] is second.inputs[1]
+    stored = [each for each in proto.graph.initializer if each.data_type == onnx.TensorProto.INT8]
+    assert sum(len(each.dims) == 4 for each in stored) == 3
     assert error(run(quantized, x), run(model, x)) < 0.05
 
 

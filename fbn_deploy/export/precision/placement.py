@@ -155,12 +155,23 @@ def _quantized_inputs(node: ir.Node) -> tuple[int, ...]:
         return ()
     data = [i for i, value in enumerate(node.inputs) if value is not None and _is_data(value)]
     if node.op_type in LINEAR:
-        weight = node.inputs[1] if len(node.inputs) > 1 else None
-        plain = not node.attributes.get_int("transA", 0)
-        return (0,) if data == [0] and weight is not None and plain and _rank(weight) >= 2 else ()
+        return (0,) if data == [0] and _has_channel_scales(node) else ()
     if node.op_type == "Add":
         return (0, 1) if data == [0, 1] else ()
     return (0,) if node.op_type in POOLS and data == [0] else ()
+
+
+def _has_channel_scales(node: ir.Node) -> bool:
+    """Whether a layer has a constant weight that takes one scale an output channel: an axis of a
+    grouped ConvTranspose numbers the channels of one group only, and a MatMul with a stack of
+    matrices is refused by ONNX Runtime's kernel ("b zero point is not valid")."""
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    rank = 0 if weight is None else _rank(weight)
+    if node.op_type == "MatMul":
+        return rank == 2
+    if node.op_type == "ConvTranspose" and node.attributes.get_int("group", 1) > 1:
+        return False
+    return rank >= 2 and not node.attributes.get_int("transA", 0)
 
 
 def _is_view(node: ir.Node) -> bool:

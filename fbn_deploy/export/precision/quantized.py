@@ -276,10 +276,7 @@ def _axis(node: ir.Node) -> int:
     """The axis of a weight that numbers the output channels."""
     if node.op_type == "Conv":
         return 0
-    if node.op_type == "Gemm":
-        return 0 if node.attributes.get_int("transB", 0) else 1
-    weight, _ = _weight(node)
-    return 1 if node.op_type == "ConvTranspose" else weight.ndim - 1
+    return 0 if node.attributes.get_int("transB", 0) else 1
 
 
 def _initializer(graph: ir.Graph, name: str, array: npt.NDArray[np.generic]) -> ir.Value:
