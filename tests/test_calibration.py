@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from calibration import entropy, mse, percentile
 from fbn_deploy.errors import FBNError
-from fbn_deploy.export.calibration import calibrated, largest_magnitudes
+from fbn_deploy.export.calibration import Observed, calibrated, largest_magnitudes
 from fbn_deploy.export.estimators import Estimator, estimator, estimators
 from fbn_deploy.export.histogram import BINS, GrowingHistogram, Histogram
 from fbn_deploy.export.ranges import Ranges
@@ -215,8 +218,42 @@ def test_a_dead_tensor_is_named() -> None:
 
 
 def test_too_few_images_are_refused_before_any_runs() -> None:
+    drawn = iter([images(3)])
     with pytest.raises(FBNError, match="3 images; it needs at least 8"):
-        ranges([images(3)])
+        calibrated(network(), ["x"], drawn, [estimator("minmax")], count=3, data_hash="",
+                   reporter=Silent())  # fmt: skip
+    assert len(list(drawn)) == 1
+
+
+def test_calibration_holds_no_batch_but_the_last_when_it_draws_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither its images nor the tensors that they gave."""
+    seen: list[weakref.ref[np.ndarray]] = []
+    add = Observed.add
+
+    def watched(self: Observed, values: np.ndarray) -> None:
+        seen.append(weakref.ref(values))
+        add(self, values)
+
+    def batches() -> Iterator[np.ndarray]:
+        for number in range(5):
+            assert len(seen) == 2 * number, "The earlier ones were looked at."
+            assert all(earlier() is None for earlier in seen[:-2])
+            yield images(2)
+
+    monkeypatch.setattr(Observed, "add", watched)
+    calibrated(network(), ["x", "y"], batches(), [estimator("mse")], count=10, data_hash="",
+               reporter=Silent())  # fmt: skip
+    assert len(seen) == 10
+
+
+def test_what_is_kept_of_a_tensor_is_as_large_after_many_batches_as_after_one() -> None:
+    observed, sizes = Observed(), []
+    for batch in np.split(images(400), 50):
+        observed.add(batch)
+        sizes.append(len(pickle.dumps(observed)))
+    assert sizes[-1] < sizes[0] + batch.nbytes
 
 
 def test_an_unknown_method_lists_what_exists() -> None:
