@@ -79,7 +79,8 @@ def unsigned_activations(names: Iterable[str]) -> bool:
 
 def form_for(precision: str, names: Iterable[str], keep_fp32: Iterable[str] = ()) -> Form:
     """How a file in ``precision`` is written for the targets ``names``: as they run it fastest. In
-    int8 what folding leaves is a convolution on every target, since those are quantised."""
+    int8 a shift that folding leaves is a convolution on every target, since those are quantised; a
+    scale alone stays a Mul in fp32 (``folding.rewrite``)."""
     from fbn_deploy.export.precision.form import Form
 
     names = list(names)

@@ -3,7 +3,9 @@
 What stays with a shift is written as a depthwise 1×1 convolution where the tensor is an image: ONNX
 Runtime keeps such a node in its blocked layout and fuses the addition that follows into it,
 whereas an Add of one number a channel makes it convert the whole tensor there and back (1.2 to
-1.5 times the latency of small cells). A scale alone is a Mul, which both CPU runtimes fuse.
+1.5 times the latency of small cells). A scale alone is a Mul, which both CPU runtimes fuse. It
+is one in int8 too: as convolutions they took five cells of NAS-Bench-201 1.12 times the processor
+time on ONNX Runtime (0.92 to 1.34) and 1.06 times on OpenVINO (1.00 to 1.10), no nearer to fp32.
 Elsewhere it is a Mul and an Add.
 """
 

@@ -22,8 +22,8 @@ _AMAX = 6.0
 
 @dataclass(frozen=True)
 class Form:
-    """``precision``; whether what folding leaves is a convolution (``fold_affine``); whether int8
-    activations are unsigned, and which layers stay fp32 (``quantized_int8``)."""
+    """``precision``; whether a shift that folding leaves is a convolution (``fold_affine``);
+    whether int8 activations are unsigned, and which layers stay fp32 (``quantized_int8``)."""
 
     precision: str = "fp32"
     as_convolution: bool = True
