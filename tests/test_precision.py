@@ -27,6 +27,8 @@ from fbn_deploy.export.precision import (
     typed_fp16,
 )
 from fbn_deploy.export.precision import weights as int8_weights
+from fbn_deploy.export.precision.form import Form
+from fbn_deploy.export.precision.sensitivity import sensitivity
 from fbn_deploy.export.ranges import Ranges
 from fbn_deploy.progress import Silent
 from fbn_deploy.targets import ready_target
@@ -95,6 +97,25 @@ def readers(model: ir.Model, op: str) -> Counter[str]:
         if node.op_type == op
         for use in node.outputs[0].uses()
     )
+
+
+def test_an_average_pool_stays_fp32_where_activations_are_uint8() -> None:
+    """Processors run its integer kernel slowly; TensorRT wants the pair. A part of a network that
+    is nothing else stays as it is."""
+    layers = [nn.Conv2d(3, 8, 3), nn.AvgPool2d(3, 1), nn.Conv2d(8, 10, 3), nn.Flatten()]
+    model = fold_affine(onnx_from_module(nn.Sequential(*layers), 16))[0]
+    x = images(8)
+    ranges = ranges_of(model, x)
+    signed = quantized_int8(model, ranges)
+    assert readers(signed, "DequantizeLinear")["AveragePool"] == 1
+    unsigned = quantized_int8(model, ranges, unsigned=True)
+    assert readers(unsigned, "DequantizeLinear")["AveragePool"] == 0
+    assert readers(unsigned, "QuantizeLinear")["DequantizeLinear"] == 2
+    assert error(run(unsigned, x, precision="int8"), run(model, x)) < 0.05
+    errors = sensitivity(model, ranges, [x], unsigned=True, reporter=Silent())
+    assert len(errors) == 2
+    alone = fold_affine(onnx_from_module(nn.Sequential(layers[1], layers[3]), 16))[0]
+    assert Form("int8", unsigned=True).of(alone) is alone
 
 
 @pytest.mark.parametrize("unsigned", [False, True])

@@ -132,7 +132,7 @@ class _Gate:
         errors: dict[str, float] = {}
         if settings.analyze:
             errors = self._analyse(model, ranges, about)
-        left, most = 0, len(quantizable(model)) // 2
+        left, most = 0, len(quantizable(model, unsigned)) // 2
         while True:
             kept = [*settings.keep_fp32, *islice(errors, left)]
             quantized = quantized_int8(

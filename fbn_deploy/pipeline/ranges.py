@@ -41,7 +41,7 @@ def stored_ranges(
     said += ["uint8"] if unsigned else []
     data_hash = hashlib.sha256(json.dumps(said).encode()).hexdigest()
     path = context.run.ranges(settings.calibration)
-    tensors = activations(model, settings.keep_fp32)
+    tensors = activations(model, settings.keep_fp32, unsigned)
     if path.exists():
         stored = Ranges.load(path)
         same = stored.is_of(model_hash(model), data_hash, settings.calibration)

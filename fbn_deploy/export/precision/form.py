@@ -45,7 +45,7 @@ class Form:
         if self.precision != "int8":
             return folded
         kept = matched(folded.graph, self.keep_fp32)
-        tensors = activations(folded, kept)
+        tensors = activations(folded, kept, self.unsigned)
         if not tensors:
             return folded
         ranges = Ranges(dict.fromkeys(tensors, _AMAX), {}, "none", "", "", 0)

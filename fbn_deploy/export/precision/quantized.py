@@ -63,7 +63,7 @@ def quantized_int8(
     if model.opset_imports.get("", 0) < OPSET:
         raise FBNError(f"INT8 needs opset {OPSET}; convert the model with onnx.version_converter.")
     result = model.clone()
-    found = uses(result.graph, keep_fp32)
+    found = uses(result.graph, keep_fp32, unsigned)
     refuse_nothing(found)
     sources = [root(use.value).name or "" for use in found]  # before pairs change the graph
     one_sided = {

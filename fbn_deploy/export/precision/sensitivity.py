@@ -37,13 +37,14 @@ def sensitivity(
     ``weight_levels`` are those of the file (``quantized_int8``).
     """
     kept = {node.name for node in kept_nodes(model.graph, keep_fp32)}
-    names = [name for name in quantizable(model) if name not in kept]
+    able = quantizable(model, unsigned)
+    names = [name for name in able if name not in kept]
     expected = _outputs(model, batches)
     power = float((expected.astype(np.float64) ** 2).sum()) or 1.0
     errors: dict[str, float] = {}
     with reporter.task("Sensitivity", len(names), "layers") as task:
         for number, name in enumerate(names):
-            others = [other for other in quantizable(model) if other != name]
+            others = [other for other in able if other != name]
             alone = quantized_int8(
                 model,
                 ranges,
