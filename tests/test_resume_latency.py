@@ -72,12 +72,16 @@ class Searches:
         )
 
     def result(self, name: str, budget: str) -> dict[str, Any]:
-        """``search.json`` of a run that comes to its end, apart from its timing."""
+        """``search.json`` of a run that comes to its end, apart from its timing and from what it
+        measured for its table itself."""
         process = self.start(name, budget)
         _, error = process.communicate(timeout=TIMEOUT_S)
         assert process.returncode == 0, error
         content: dict[str, Any] = json.loads((self.folder / name / "search.json").read_text())
         content.pop("timing")
+        for about in content["latency"].values():
+            about.pop("measurements", None)
+            about.pop("seconds", None)
         return content
 
     def kill_when(self, reached: Callable[[list[LatencyRecord]], bool], process: Any) -> bool:
