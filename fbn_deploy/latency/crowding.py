@@ -48,7 +48,12 @@ class Pace:
 
     def is_crowded(self, best: Pace) -> bool:
         """Whether the core was shared, where ``best`` is (a₀, ρ₀)."""
-        return self.kappa > CROWDED * best.kappa
+        return is_crowded(self.kappa, best)
+
+
+def is_crowded(kappa: float, best: Pace) -> bool:
+    """Whether κ is one of a core that was shared, where ``best`` is (a₀, ρ₀)."""
+    return kappa > CROWDED * best.kappa
 
 
 def best_pace(paces: Iterable[Pace | None]) -> Pace | None:

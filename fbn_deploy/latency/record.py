@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fbn_deploy.cores import allowed_cores, core_class
 from fbn_deploy.errors import FBNError
-from fbn_deploy.latency.crowding import CROWDED, Pace
+from fbn_deploy.latency.crowding import Pace, is_crowded
 from fbn_deploy.latency.machine import arithmetic_work
 from fbn_deploy.latency.timing import Timing
 
@@ -140,7 +140,7 @@ class LatencyRecord:
         known = self.timing.known_kappa
         if best is None or known is None or self.arithmetic != arithmetic_work():
             return False
-        return not self.timing.crowded_out and known > CROWDED * best.kappa
+        return not self.timing.crowded_out and is_crowded(known, best)
 
     def gives_way_to(self, other: LatencyRecord, best: Pace | None) -> bool:
         """Whether ``other``, made later under the same conditions, says more of the network; for
