@@ -16,7 +16,10 @@ from fbn_deploy.latency.bundle import read_bundle
 from fbn_deploy.latency.cache import LatencyCache
 from fbn_deploy.latency.profile import NetworkProfile
 from fbn_deploy.pipeline.answers import _lines
+from fbn_deploy.pipeline.context import Given, open_run
+from fbn_deploy.pipeline.search import chosen_architecture
 from fbn_deploy.pipeline.stored_search import stored_search
+from fbn_deploy.progress import Silent
 from fbn_deploy.report.page import write_report
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.search.budgets import Budget
@@ -37,6 +40,12 @@ def test_an_old_run_is_read(run: RunDir) -> None:
     split = HeldOut.from_json(read_json(run.split))
     assert [len(part) for part in (split.train, split.validation, split.test)] == [1151, 287, 359]
     assert split.normalization is None
+
+
+def test_an_old_run_is_opened_with_the_space_as_it_is_now(run: RunDir) -> None:
+    context = open_run(run.path, Given(), Silent(), create=False)
+    chosen = chosen_architecture(context)
+    assert context.supernet().space.text(chosen) == stored_search(run)["best"]["text"]
 
 
 def test_an_old_search_is_found_done_with_its_scores(run: RunDir) -> None:

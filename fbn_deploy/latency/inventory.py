@@ -103,7 +103,8 @@ class Inventory:
     def mismatch(
         self, space: Mapping[str, Any], num_classes: int, batch: int, precision: str, bn: str
     ) -> str | None:
-        """How this differs from what is asked for, in words; None when it is the same."""
+        """How this differs from what is asked for, in words; None when it is the same. The hash of
+        the space's file does not count: a comment changes it, and blocks tell what else did."""
         asked = {
             **space,
             "classes": num_classes,
@@ -120,7 +121,7 @@ class Inventory:
         }
         differing = [
             f"{key} {here.get(key)} there, {asked.get(key)} asked"
-            for key in sorted(asked.keys() | here.keys())
+            for key in sorted((asked.keys() | here.keys()) - {"sha256"})
             if here.get(key) != asked.get(key)
         ]
         return "; ".join(differing) or None

@@ -62,6 +62,7 @@ def bench(context: Context, asked: Asked) -> dict[str, Any]:
     A killed bench goes on: its supernet and its scores are found in the run directory. Raises
     ``FBNError`` for a table that this space cannot use, before anything is trained.
     """
+    context.refuse_changed_space()
     settings, reporter = asked.settings, context.reporter
     untrained = context.supernet()
     rows, skipped, first_unreadable = _rows(asked, untrained.space, context.seed)

@@ -18,6 +18,7 @@ from fbn_deploy.data import HeldOut, ImageData, load_data
 from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, remove_leftovers, write_bytes, write_json
+from fbn_deploy.pipeline import changed_space
 from fbn_deploy.progress import Reporter
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.space import SearchSpace
@@ -60,6 +61,13 @@ class Context:
     """What all files of the run were made from: space, data, seed, BatchNorm mode."""
     reporter: Reporter
     job: Job = ALONE
+    space_changed: bool = False
+    """Whether the space's file is another one than when the run began."""
+
+    def refuse_changed_space(self) -> None:
+        """``FBNError`` where what is made now would not go with what the run has."""
+        if self.space_changed:
+            raise changed_space.no_new_results(self.run, self.definition.spec)
 
     def supernet(self) -> Supernet:
         """The untrained supernet."""
@@ -129,8 +137,10 @@ def open_run(
         reporter.say(f"Left out, it cannot be read: {damaged}")
     if (more := len(data.damaged) - NAMED) > 0:
         reporter.say(f"… and {more:,} more; {run.split} names them all.")
+    now = chosen.as_json()
+    begun = changed_space.as_begun(now, space, given.options or ()) if same else now
     configuration = {
-        "space": chosen.as_json(),
+        "space": begun,
         "data": {"spec": spec, "fingerprint": data.fingerprint},
         "bn": _first(given.bn, stored.get("bn"), "fair"),
         "seed": seed,
@@ -139,7 +149,16 @@ def open_run(
     identity = {key: configuration[key] for key in ("space", "bn", "seed")}
     identity["data"] = data.fingerprint
     context = Context(
-        run, data, chosen, configuration["bn"], seed, settings, identity, reporter, job
+        run,
+        data,
+        chosen,
+        configuration["bn"],
+        seed,
+        settings,
+        identity,
+        reporter,
+        job,
+        space_changed=begun != now,
     )
     _refuse_other_images(data, job)
     network = chosen.network(len(data.classes), seed)
@@ -151,13 +170,16 @@ def open_run(
     if check is not None:
         check(context, space_found)
     run.start(configuration, _device())
+    if context.space_changed:
+        changed_space.refuse_other_choices(run, chosen.spec, space_found)
+        reporter.say(changed_space.warning(chosen.spec))
     remove_leftovers(run.path)
     _write_split(run, data)
     write_json(
         run.space,
         {
             "schema": SPACE_SCHEMA,
-            **chosen.as_json(),
+            **begun,
             "classes": list(data.classes),
             "size": space_found.size,
             "decisions": {d.name: list(d.options) for d in space_found.decisions},

@@ -21,6 +21,7 @@ from fbn_deploy.pipeline.latency import (
 )
 from fbn_deploy.pipeline.parts import PROBES, Parts, parts_of
 from fbn_deploy.pipeline.search_settings import SearchSettings
+from fbn_deploy.space import SearchSpace
 from fbn_deploy.supernet.choice import decisions_of_choices
 from fbn_deploy.supernet.supernet import Supernet
 from fbn_deploy.targets import ready_target
@@ -33,14 +34,15 @@ def latency_sources(
 ) -> dict[str, Latency]:
     """Where the latencies on each budgeted target come from."""
     targets = [budget.target for budget in settings.budgets if budget.target]
-    tables = {
-        table.target: table
-        for path in settings.latency_tables
-        for table in (_table(Path(path), settings, context),)
-    }
+    counting = Counting(decisions_of_choices(supernet.network), coster.folded)
+    tables: dict[str, LatencyTable] = {}
+    for path in settings.latency_tables:
+        table = _table(Path(path), settings, context)
+        if table.inventory.space.get("sha256") != supernet.definition.as_json()["sha256"]:
+            refuse_other_blocks(path, table, supernet.space, counting)
+        tables[table.target] = table
     here = [target for target in targets if target not in tables]
     parts = _parts(settings, supernet, coster, context) if here else None
-    counting = Counting(decisions_of_choices(supernet.network), coster.folded)
     cache = LatencyCache() if here else None
     found: dict[str, Latency] = {}
     for target in targets:
@@ -72,6 +74,24 @@ def _table(path: Path, settings: SearchSettings, context: Context) -> LatencyTab
     space, classes = context.definition.as_json(), len(context.data.classes)
     asked = (space, classes, settings.batch, settings.precision, context.bn)
     return table_for(path, asked, settings.threads)
+
+
+def refuse_other_blocks(
+    path: str, table: LatencyTable, space: SearchSpace, counting: Counting
+) -> None:
+    """``FBNError`` where the networks that were measured whole consist of other blocks now."""
+    try:
+        same = all(
+            counting(space.parse(probe.text)) == probe.counts for probe in table.inventory.probes
+        )
+    except FBNError:  # no network of the space any more
+        same = False
+    if not same:
+        raise FBNError(
+            f"The file of the search space {space.name} changed since the bundle of {path} was "
+            "made, and its networks consist of other blocks now. Make the bundle anew with "
+            "fbn bundle, and measure it."
+        )
 
 
 def _parts(

@@ -49,6 +49,7 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     if stored is not None:
         reporter.say(f"Search: {run.search}, done before")
         return stored
+    context.refuse_changed_space()
     trained = trained_supernet(context, needed=needs_training([settings.indicator]))
     supernet = trained.supernet
     scored_in = trained.scored_in(context, [settings.indicator], proxy=settings.proxy)

@@ -11,6 +11,7 @@ from fbn_deploy.checkpoint import load_tensors, load_weights, save_tensors
 from fbn_deploy.errors import FBNError
 from fbn_deploy.indicators import needs_skeleton
 from fbn_deploy.loop import refuse_other_run
+from fbn_deploy.pipeline.changed_space import as_begun
 from fbn_deploy.pipeline.context import Context
 from fbn_deploy.supernet.supernet import Supernet, build_supernet
 from fbn_deploy.supernet.training import SupernetSettings, train_supernet
@@ -80,6 +81,7 @@ def trained_supernet(context: Context, *, needed: bool = True) -> Trained:
             return _at_rest(context, supernet, settings, seconds)
     elif resting:
         settings = untrained
+    context.refuse_changed_space()
     about = _about(context, settings)
     seconds = train_supernet(
         supernet,
@@ -120,10 +122,14 @@ def loaded_supernet(context: Context, path: Path) -> tuple[Supernet, dict[str, A
     it is of another search space, or of this one with other options or BatchNorms.
     """
     tensors, about = load_tensors(path)
-    asked = {key: context.identity[key] for key in ("space", "bn")}
     if not {"space", "bn", "seed"} <= about.keys():
         raise FBNError(f"{path} was not written by fbn train: it does not say what it holds.")
-    refuse_other_run(path, {key: about.get(key) for key in asked}, asked)
+    now = context.definition.as_json()
+    asked = {"space": as_begun(now, about["space"]), "bn": context.bn}
+    refuse_other_run(path, {key: about[key] for key in asked}, asked)
+    if asked["space"] != now:
+        spec = context.definition.spec
+        context.reporter.say(f"The file of the search space {spec} changed since {path} was made.")
     supernet = build_supernet(
         context.definition, len(context.data.classes), bn=context.bn, seed=about["seed"]
     )
