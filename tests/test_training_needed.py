@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 
 import pytest
 import torch
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.files import write_json
 from fbn_deploy.indicators import needs_training
 from fbn_deploy.pipeline.context import Context, Given, open_run
+from fbn_deploy.pipeline.retrain import retrained_subnet
+from fbn_deploy.pipeline.search_settings import SearchSettings
 from fbn_deploy.pipeline.train import trained_supernet
 from fbn_deploy.progress import reporter
+from fbn_deploy.retrain.recipes import recipe
+from fbn_deploy.retrain.training import RetrainSettings
 
 TINY = {"channels": 4, "cells": 1}
 
@@ -75,6 +81,26 @@ def test_an_initialisation_gives_way_when_training_is_needed(tmp_path: Path) -> 
     context = run(tmp_path)
     assert not learnt(context, needed=False)
     assert learnt(short(context, 3), needed=True)
+
+
+def test_a_warm_start_from_an_initialisation_is_refused_and_leaves_it(tmp_path: Path) -> None:
+    context = run(tmp_path)
+    assert not learnt(context, needed=False)
+    before = context.run.supernet.read_bytes()
+    drawn = context.supernet().space.sample(random.Random(0))
+    best = {"architecture": dict(drawn), "confirmed": {}, "costs": {}, "text": ""}
+    settings = SearchSettings(()).as_json()
+    write_json(
+        context.run.search,
+        {"schema": 1, "settings": settings, "budgets": [], "candidates": [], "best": best},
+    )
+    warm = RetrainSettings(recipe("quick", {"epochs": 0.05}), warm_start=True)
+    with pytest.raises(FBNError, match="has no trained supernet to start from"):
+        retrained_subnet(context, warm)
+    assert context.run.supernet.read_bytes() == before
+    trained = short(context, 3)
+    assert learnt(trained, needed=True)
+    retrained_subnet(trained, warm)
 
 
 def test_a_supernet_that_was_trained_otherwise_is_refused(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def _start(context: Context, architecture: Architecture, settings: RetrainSettin
     """The network that the training begins with."""
     if not settings.warm_start:
         return _untrained(context, architecture, settings.recipe.fair_bn, settings.seed)
-    if not context.run.supernet.exists():
+    if not _supernet_is_trained(context):
         raise FBNError(
             f"{context.run.path} has no trained supernet to start from; leave --warm-start out, or "
             "run fbn train on it."
@@ -123,6 +123,14 @@ def _start(context: Context, architecture: Architecture, settings: RetrainSettin
         )
     supernet = trained_supernet(context).supernet
     return subnet_of_supernet(supernet, architecture)
+
+
+def _supernet_is_trained(context: Context) -> bool:
+    """Whether the run's supernet is more than the initialisation that a search left there."""
+    path, job = context.run.supernet, context.job
+    about = load_tensors(path)[1] if job.is_first and path.exists() else {}
+    trained: bool = job.share(about.get("supernet", {"epochs": 0}).get("epochs") != 0)
+    return trained
 
 
 def _untrained(context: Context, architecture: Architecture, fair_bn: bool, seed: int) -> nn.Module:
