@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fbn_deploy import __version__, plugins
+from fbn_deploy.commands._shared import with_run
 from fbn_deploy.distributed import JobEndedError, this_rank
 from fbn_deploy.errors import FBNError
 from fbn_deploy.stopping import Stopped, listen
@@ -89,17 +90,18 @@ def main() -> None:
         _say(error, f"fbn: out of memory ({error or 'no details'}). Ask for less at once.")
         raise SystemExit(FBNError.exit_code) from None
     except (Stopped, KeyboardInterrupt):  # the latter where Ctrl-C came before we listened
-        print("fbn: stopped; the same command goes on from here.", file=sys.stderr)
+        print(with_run("fbn: stopped; the same command goes on from here."), file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def _say(error: Exception, message: str) -> None:
-    """``message`` on stderr. A mistake that all processes of a job make is said by the first, and
-    that another process ended, by that one: torchrun stops the others while they wait here."""
+    """``message`` on stderr, ``with_run``. A mistake that all processes of a job make is said by
+    the first, and that another process ended, by that one: torchrun stops the others while they
+    wait here."""
     if (rank := this_rank()) > 0 or isinstance(error, JobEndedError):
         time.sleep(ENDING_S if isinstance(error, JobEndedError) else ENDING_S / 4)
         message = f"process {rank} of the job: {message}"
-    print(message, file=sys.stderr, flush=True)
+    print(with_run(message), file=sys.stderr, flush=True)
     if "TORCHELASTIC_ERROR_FILE" in os.environ:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from fbn_deploy.rundir import RunDir
 if TYPE_CHECKING:
     from fbn_deploy.pipeline.context import Check, Context, Given
     from fbn_deploy.space import SearchSpace
+
+_unnamed: list[str] = []  # how to name the run that this command began under a name of ours
 
 
 def opened(
@@ -37,9 +40,22 @@ def opened(
             check(context, space)
         context.run.claim()  # of a run that begins: nothing was written before
 
-    return open_run(
+    context = open_run(
         path, given, reporter(quiet or not job.is_first), job=job, check=check_and_claim
     )
+    if run is None:
+        _unnamed.append(f"--run {path}" if job.size == 1 else f"--run-dir {path}")
+        if job.is_first:
+            print(f"Run directory: {path}", file=sys.stderr, flush=True)
+    return context
+
+
+def with_run(message: str) -> str:
+    """``message`` with the run to name where it advises the same command and that named none: given
+    again as it was, it would begin another run."""
+    if not _unnamed:
+        return message
+    return message.replace("same command", f"same command with {_unnamed[-1]}")
 
 
 def existing(run: Path, data: str | None, *, quiet: bool, together: bool = False) -> Context:
