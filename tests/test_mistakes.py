@@ -106,6 +106,39 @@ def test_a_profile_of_a_run_is_not_written_over_its_model(tmp_path: Path) -> Non
     assert model.read_text() == "a model"
 
 
+@pytest.mark.parametrize("name", ["run.json", "search.json", "subnet.safetensors"])
+def test_a_profile_of_a_run_is_not_written_over_its_other_files(tmp_path: Path, name: str) -> None:
+    (tmp_path / "model.onnx").write_text("a model")
+    (tmp_path / name).write_text("of the run")
+    done = fbn("profile", str(tmp_path), "--out", str(tmp_path / name))
+    assert done.returncode == 2
+    assert f"{name} is a file of the run; choose another name" in done.stderr
+    assert (tmp_path / name).read_text() == "of the run"
+
+
+def test_a_profile_of_a_run_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / "profile.json").write_text("measured before")
+    done = fbn("profile", str(tmp_path), "--out", str(tmp_path / "profile.json"))
+    assert "there is no run.json" in done.stderr, "Nothing was wrong with --out."
+
+
+@pytest.mark.parametrize("asked", [("search", "--run", ""), ("export", ""), ("profile", "")])
+def test_an_empty_name_is_not_the_current_directory(asked: tuple[str, ...]) -> None:
+    done = fbn(*asked)
+    assert done.returncode == 2
+    assert done.stderr == "fbn: The name of the run directory is empty; the current one is '.'.\n"
+
+
+@pytest.mark.parametrize(
+    "said", [("--width", "nan"), ("-o", "width=inf"), ("--width=-inf",)], ids=str
+)
+def test_an_option_of_a_space_is_a_finite_number(said: tuple[str, ...], tmp_path: Path) -> None:
+    done = fbn("search", *said, "--flops-budget", "10M", "--run", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert re.fullmatch(r"fbn: mobilenet option width is a finite number, not .*\n", done.stderr)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_letter_that_an_encoding_lacks_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     done = fbn("indicators")
@@ -392,16 +425,20 @@ def test_a_policy_that_timm_does_not_know() -> None:
         timm_transform(chosen, images)
 
 
-def test_a_stopped_command_says_how_to_go_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_a_stopped_command_says_how_to_go_on(tmp_path: Path, named: bool) -> None:
     run = tmp_path / "run"
     main = (  # what runs in the background ignores Ctrl-C, and so do its children
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from fbn_deploy.cli import main; main()"
     )
-    command = [sys.executable, "-c", main, "train", "--epochs", "1000", "--run", str(run)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", main, "train", "--epochs", "1000"]
+    command += ["--run", str(run)] if named else []
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
         assert process.stderr is not None
+        said = []
         for line in process.stderr:
+            said.append(line)
             if "steps" in line:
                 break
         process.send_signal(signal.SIGINT)
@@ -410,7 +447,12 @@ def test_a_stopped_command_says_how_to_go_on(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 130
-    assert error.endswith("fbn: stopped; the same command goes on from here.\n")
+    how = ""
+    if not named:
+        (run,) = (tmp_path / "runs").iterdir()
+        how = f" with --run runs/{run.name}"
+    assert (f"Run directory: runs/{run.name}\n" in said) is not named
+    assert error.endswith(f"fbn: stopped; the same command{how} goes on from here.\n")
     assert "Traceback" not in error
     _, about = load_tensors(RunDir(run).supernet_checkpoint)
     assert about["step"] > 0, "Saved at once, not half a minute later."

@@ -7,13 +7,31 @@ from typing import Annotated
 
 import typer
 
+from fbn_deploy.errors import FBNError
+
+
+def run_path(text: str) -> Path:
+    """The path of a run. An empty text, which a shell makes of a variable that is not set, is
+    refused: it would be the current directory."""
+    if not text:
+        raise FBNError("The name of the run directory is empty; the current one is '.'.")
+    return Path(text)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Run = Annotated[
     Path | None,
     # torchrun takes --run for one of its own options, wherever it stands.
-    typer.Option("--run", "--run-dir", help="Run directory.", show_default="runs/<time>"),
+    typer.Option(
+        "--run",
+        "--run-dir",
+        help="Run directory.",
+        show_default="runs/<time>",
+        parser=run_path,
+        metavar="PATH",
+    ),
 ]
-RunArgument = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN")]
+RunArgument = Annotated[Path, typer.Argument(help="Run directory.", metavar="RUN", parser=run_path)]
 Space = Annotated[
     str | None,
     typer.Option("--space", help="Search space or a .py file.", show_default="mobilenet"),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fbn_deploy.commands._options import Json, TargetName
+from fbn_deploy.commands._options import Json, TargetName, run_path
 from fbn_deploy.commands._shared import show
+from fbn_deploy.errors import FBNError
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="Run directory or ONNX file.", metavar="RUN|ONNX")],
+    model: Annotated[
+        Path,
+        typer.Argument(help="Run directory or ONNX file.", metavar="RUN|ONNX", parser=run_path),
+    ],
     target: TargetName = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Images a run.")] = None,
@@ -35,6 +40,8 @@ def command(
 
     for read in (model, *model.glob("*.onnx")):  # of a run directory, its files
         refuse_to_overwrite(read, out)
+    if out is not None and model.is_dir():
+        _refuse_files_of_run(model, out)
     if throughput:
         rates = stage.throughput(
             model, target=target, threads=threads, batch=batch, precision=precision
@@ -46,3 +53,11 @@ def command(
     if out is not None:
         found.save(out)
     show(json_output, found.as_json(), profile_table(found))
+
+
+def _refuse_files_of_run(run: Path, out: Path) -> None:
+    """``FBNError`` where ``out`` is a file in ``run`` other than profiles, by whatever name."""
+    for file in run.iterdir() if out.exists() else ():
+        own = fnmatch(file.name, "profile*.json")
+        if not own and file.exists() and file.samefile(out):
+            raise FBNError(f"{file} is a file of the run; choose another name for the profile.")

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -229,7 +230,7 @@ def _converted(what: str, value: Any, default: Any) -> Any:
     if isinstance(value, list) and isinstance(default, tuple):
         return tuple(value)
     if not isinstance(value, str) or isinstance(default, str):
-        return value
+        return _finite(what, value)
     if isinstance(default, list | tuple):
         element = _element(what, default)
         return type(default)(_converted(what, each.strip(), element) for each in value.split(","))
@@ -238,9 +239,15 @@ def _converted(what: str, value: Any, default: Any) -> Any:
             return value.lower() in ("true", "yes", "1")
         raise FBNError(f"{what} is true or false, not {value!r}.")
     try:
-        return type(default)(value)
+        return _finite(what, type(default)(value))
     except (TypeError, ValueError):
         raise FBNError(f"{what} is a {type(default).__name__}, not {value!r}.") from None
+
+
+def _finite(what: str, value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FBNError(f"{what} is a finite number, not {value}.")
+    return value
 
 
 def _element(what: str, default: Sequence[Any]) -> Any:
