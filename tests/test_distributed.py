@@ -97,9 +97,10 @@ def digits() -> ImageData:
 
 
 def supernet_after(
-    job: Job, digits: ImageData, folder: Path, steps: int = 50, **changes: Any
+    job: Job, digits: ImageData, folder: Path, steps: int = 50, dropout: float = 0, **changes: Any
 ) -> Supernet:
     supernet = build_supernet(SPACE, 10, seed=0)
+    supernet.network.flatten = nn.Sequential(nn.Flatten(), nn.Dropout(dropout))
     per_epoch = len(digits.train) // 32
     settings = SupernetSettings(epochs=steps / per_epoch, batch_size=32, **changes)
     train_supernet(
@@ -121,8 +122,9 @@ def arrays(network: nn.Module) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"optimizer": "sgd", "sampler": "fair", "steps": 5}, {"train": "all", "steps": 5}],
-)
+    [{}, {"optimizer": "sgd", "sampler": "fair", "steps": 5}, {"train": "all", "steps": 5},
+     {"dropout": 0.3, "steps": 5}],
+)  # fmt: skip
 def test_two_processes_train_the_supernet_that_one_trains_in_two_shards_bit_for_bit(
     digits: ImageData, tmp_path: Path, changes: dict[str, Any]
 ) -> None:

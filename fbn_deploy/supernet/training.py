@@ -22,7 +22,7 @@ from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError, unknown
 from fbn_deploy.loop import Loop, run_loop
 from fbn_deploy.progress import Reporter
-from fbn_deploy.randomness import deterministic_kernels
+from fbn_deploy.randomness import deterministic_kernels, start_step, states_kept
 from fbn_deploy.supernet.choice import choices, select_path
 from fbn_deploy.supernet.frozen import train_only_batchnorm
 from fbn_deploy.supernet.paths import sampler
@@ -35,6 +35,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
 }
 EPOCHS, MIN_STEPS, MAX_STEPS = 10, 300, 1500
+_STEP = 12  # stream of random numbers under one seed, beside those of batches and retraining
 RATES = {"sgd": 0.1, "adam": 0.02}  # peak learning rates that are used when none is given
 
 
@@ -155,7 +156,9 @@ def train_supernet(
 
     def backward(images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
         losses, totals = [], None
-        for some, of in zip(images.chunk(own), labels.chunk(own), strict=True):
+        shards = zip(images.chunk(own), labels.chunk(own), strict=True)
+        for shard, (some, of) in enumerate(shards, job.rank * own):
+            start_step(settings.seed, _STEP, step, shard)  # for a dropout in the space's network
             for parameter in trained:
                 parameter.grad = None
             for path in paths(decisions, settings.seed, step):
@@ -197,7 +200,8 @@ def train_supernet(
         about={**about, "supernet": settings.as_json()},
         job=job,
     )
-    with deterministic_kernels(tf32=True):  # a training that goes on ends as one that did not stop
+    # A training that goes on ends as one that did not stop.
+    with states_kept(), deterministic_kernels(tf32=True):
         seconds = run_loop(loop, network, optimizer, reporter)
     network.to("cpu")
     return seconds
