@@ -272,6 +272,21 @@ def _canonical_cell(nodes: dict[int, tuple[Entry, Entry]]) -> str:
     return min(texts)
 
 
+def pruned(architecture: Architecture) -> dict[str, str]:
+    """The genotype with ``none`` in the place of every op on a node that reads nothing.
+
+    The network computes the same; ops there would count in its costs and in what is read of it.
+    """
+    found = {}
+    for cell in CELLS:
+        nodes = _nodes(architecture, cell)
+        live = _live(nodes)
+        for node, entries in nodes.items():
+            for slot, (op, i) in zip(SLOTS, entries, strict=True):
+                found[f"{cell}.{node}{slot}"] = f"{op if i in live else 'none'}~{i}"
+    return found
+
+
 def text(architecture: Architecture) -> str:
     """The genotype as DARTS writes it, the two inputs of a node in ascending order."""
     parts = []

@@ -231,6 +231,14 @@ def test_what_none_reads_does_not_matter_and_a_changed_op_does() -> None:
     assert SPACE.canonical(one) == SPACE.canonical(two) != SPACE.canonical(architecture)
 
 
+def test_ops_on_a_node_that_reads_nothing_are_pruned() -> None:
+    """Node 3 of the normal cell reads nothing, and 4b and 5b read node 3."""
+    nothing = SPACE.parse(DARTS_V2).replaced(**{"normal.3a": "none~0", "normal.3b": "none~2"})
+    dead = nothing.replaced(**{"normal.4b": "sep_conv_5x5~3", "normal.5b": "skip_connect~3"})
+    assert SPACE.pruned(dead) == nothing.replaced(**{"normal.4b": "none~3", "normal.5b": "none~3"})
+    assert SPACE.pruned(nothing) == nothing
+
+
 def test_a_cell_that_reads_nothing_is_invalid() -> None:
     architecture = SPACE.parse(DARTS_V2)
     nothing = {d.name: "none~1" for d in SPACE.decisions if d.name.startswith("normal")}
