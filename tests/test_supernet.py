@@ -358,3 +358,48 @@ def test_an_op_that_runs_twice_costs_its_flops_twice_and_its_weights_once(bn: st
     assert table.params(of["skip"]) == 3 * 4 + 4 * 2
     assert table.params(of["narrow"]) - table.params(of["skip"]) == 16 + 4
     assert table.params(of["wide"]) - table.params(of["skip"]) == 9 * 16 + 4
+
+
+class Shared(nn.Module):
+    """Two decisions that share their 5×5 convolution, each with a 3×3 one of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        wide = nn.Conv2d(4, 4, 5, padding=2, bias=False)
+        own = (nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(2))
+        self.stem = nn.Conv2d(3, 4, 1, bias=False)
+        self.layers = nn.ModuleList(
+            Choice(f"layer{n}", {"k3": narrow, "k5": wide}) for n, narrow in enumerate(own)
+        )
+        self.head = nn.Linear(4, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("bn", ["fair", "conv-only"])
+def test_an_op_that_two_decisions_choose_costs_its_flops_twice_and_its_weights_once(
+    bn: str,
+) -> None:
+    """Fixed are 12 weights before and 8 behind; a 3×3 has 9 · 16 = 144, the 5×5 has 400."""
+    space = SimpleNamespace(
+        name="shared", example=lambda n=1: torch.zeros(n, 3, 8, 8), builds_subnets=False
+    )
+    network = Shared()
+    if bn == "fair":
+        make_fair(network, space.example(2))
+    table = cost_table(Supernet(network, cast(Any, None), cast(Any, space), 2, bn))
+    for options, ops, weights in (
+        (("k3", "k3"), 144 + 144, 144 + 144),
+        (("k3", "k5"), 144 + 400, 144 + 400),
+        (("k5", "k3"), 400 + 144, 400 + 144),
+        (("k5", "k5"), 400 + 400, 400),
+    ):
+        architecture = Architecture.of(dict(zip(("layer0", "layer1"), options, strict=True)))
+        assert table.params(architecture) == 12 + 8 + weights, options
+        assert table.flops(architecture) == 64 * (12 + ops) + 8, options
+        bare = materialize(network, architecture, fair=False)
+        assert sum(p.numel() for p in bare.parameters()) == table.params(architecture)

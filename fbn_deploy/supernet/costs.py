@@ -5,8 +5,8 @@ BatchNorms cost nothing: they are folded away before deployment. A BatchNorm of 
 leaves one bias a channel.
 
 A path's cost is that of the fixed layers plus that of each chosen op, so every op is counted once
-and architectures are sums. An op that a forward pass calls more than once costs its FLOPs as often.
-Where the space builds its subnets itself, each of those is counted.
+and architectures are sums. An op that a forward pass calls more than once, also for several
+decisions that share it, costs its FLOPs as often and its parameters once. Where the space builds its subnets itself, each of those is counted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,11 +23,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fbn_deploy.space import Architecture
-from fbn_deploy.supernet.choice import choices, each_choice_input, select_path
+from fbn_deploy.supernet.choice import Choice, choices, each_choice_input, select_path
 from fbn_deploy.supernet.fairbn import FairBN
 from fbn_deploy.supernet.supernet import Supernet, materialize
 
 Count = tuple[int, int]  # FLOPs, parameters
+Option = tuple[str, str]  # of a decision
 
 
 class CostTable(Protocol):
@@ -71,18 +72,26 @@ class SubnetCosts:
 
 @dataclass(frozen=True)
 class OpCosts:
-    """FLOPs and parameters of the fixed layers, and of each option of each decision."""
+    """FLOPs and parameters of the fixed layers, and of each option of each decision.
 
-    fixed: Count
-    options: Mapping[tuple[str, str], Count]
+    Parameters lie there by what has them, since options may share ops.
+    """
+
+    fixed_flops: int
+    fixed_params: Mapping[int, int]
+    option_flops: Mapping[Option, int]
+    option_params: Mapping[Option, Mapping[int, int]]
 
     def flops(self, architecture: Architecture) -> int:
         """Multiply-adds for one image."""
-        return self.fixed[0] + sum(self.options[choice][0] for choice in architecture.choices)
+        return self.fixed_flops + sum(self.option_flops[each] for each in architecture.choices)
 
     def params(self, architecture: Architecture) -> int:
         """Weights and biases of the folded network."""
-        return self.fixed[1] + sum(self.options[choice][1] for choice in architecture.choices)
+        found = dict(self.fixed_params)
+        for each in architecture.choices:
+            found.update(self.option_params[each])
+        return sum(found.values())
 
 
 @torch.no_grad()
@@ -99,22 +108,26 @@ def _op_costs(supernet: Supernet) -> OpCosts:
     try:
         with each_choice_input(network) as calls:
             network(example)
-        options: dict[tuple[str, str], Count] = {}
+        flops: Counter[Option] = Counter()
+        params: dict[Option, dict[int, int]] = {}
         for path, choice in blocks.items():
             for option, op in choice.candidates.items():
                 key, bare = (choice.decision.name, option), _bare(op)
-                flops = sum(_flops(bare, inputs) for inputs in calls[path])
-                options[key] = _sum(options.get(key, (0, 0)), (flops, _params(bare)))
-        whole = _count(materialize(network, architecture, fair=False), (example,))
+                flops[key] += sum(_flops(bare, inputs) for inputs in calls[path])
+                params.setdefault(key, {}).update(_params(bare.modules()))
+        whole = _flops(materialize(network, architecture, fair=False), (example,))
     finally:
         network.train(training)
-    chosen = [options[choice] for choice in architecture.choices]
-    fixed = (whole[0] - sum(c[0] for c in chosen), whole[1] - sum(c[1] for c in chosen))
-    return OpCosts(fixed, options)
+    fixed = whole - sum(flops[each] for each in architecture.choices)
+    return OpCosts(fixed, _params(_fixed_modules(network)), flops, params)
 
 
-def _sum(a: Count, b: Count) -> Count:
-    return a[0] + b[0], a[1] + b[1]
+def _fixed_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """``module`` and all modules within it, up to its choices."""
+    if not isinstance(module, Choice):
+        yield module
+        for child in module.children():
+            yield from _fixed_modules(child)
 
 
 def _bare(op: nn.Module) -> nn.Module:
@@ -123,7 +136,7 @@ def _bare(op: nn.Module) -> nn.Module:
 
 
 def _count(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Count:
-    return _flops(module, inputs), _params(module)
+    return _flops(module, inputs), sum(_params(module.modules()).values())
 
 
 def _flops(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
@@ -142,8 +155,12 @@ def _flops(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
         logger.setLevel(level)
 
 
-def _params(module: nn.Module) -> int:
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
-    affine = sum(p.numel() for bn in norms for p in bn.parameters())
-    weights = sum(p.numel() for p in module.parameters()) - affine
-    return weights + sum(bn.num_features for bn in norms)
+def _params(modules: Iterable[nn.Module]) -> dict[int, int]:
+    """What has parameters in the folded network (a weight, a BatchNorm) by its id → how many."""
+    found = {}
+    for module in modules:
+        if isinstance(module, _BatchNorm):
+            found[id(module)] = module.num_features
+        else:
+            found |= {id(p): p.numel() for p in module.parameters(recurse=False)}
+    return found
