@@ -6,7 +6,8 @@ leaves one bias a channel.
 
 A path's cost is that of the fixed layers plus that of each chosen op, so every op is counted once
 and architectures are sums. An op that a forward pass calls more than once, also for several
-decisions that share it, costs its FLOPs as often and its parameters once. Where the space builds its subnets itself, each of those is counted.
+decisions that share it, costs its FLOPs as often and its parameters once. Where the space builds
+its subnets itself, each of those is counted.
 """
 
 from __future__ import annotations
