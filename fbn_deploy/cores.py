@@ -22,6 +22,11 @@ def number_of_cores() -> int:
     return len(allowed_cores() or ()) or os.cpu_count() or 1
 
 
+def own_cores() -> int:
+    """How many fall to this process where torchrun started several on the machine; at least 1."""
+    return max(1, number_of_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def core_class() -> str | None:
     """Which of a machine's unequal cores (big.LITTLE, P and E cores) they are, by the kernel's
     figures, as in ``cpu_capacity 446``; None where all are alike or nothing is known."""

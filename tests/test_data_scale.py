@@ -7,6 +7,8 @@ import json
 import os
 import tarfile
 from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ import torch
 from PIL import Image
 from test_pipeline import fbn
 
-from fbn_deploy.data import HeldOut, ImageData, load_data, train_batches
+from fbn_deploy.cores import own_cores
+from fbn_deploy.data import HeldOut, ImageData, images, load_data, train_batches, workers
+from fbn_deploy.data.workers import batches_ahead
 from fbn_deploy.distributed import Job
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import read_json, write_json
 from fbn_deploy.pipeline.context import Given, open_run
 from fbn_deploy.progress import Reporter, Silent
 from fbn_deploy.retrain.recipes import recipe
+from fbn_deploy.retrain.training import _workers
 from fbn_deploy.retrain.transform import timm_transform
 from fbn_deploy.rundir import RunDir
 
@@ -288,6 +293,56 @@ def test_batches_are_the_same_whoever_makes_them(many: ImageData, timm: bool) ->
             part = torch.cat([parts[0][k][which], parts[1][k][which]])
             assert torch.equal(alone[k][which], part)
     assert not torch.equal(alone[0][0], alone[1][0])
+
+
+def test_batches_that_wait_take_2_gib_of_shared_memory_or_are_one_a_worker() -> None:
+    """32 images of 3 · 224² floats are 19 MB, 128 are 77 MB and 1,024 are 617 MB."""
+    image = 3 * 224**2 * 4
+    assert batches_ahead(2, 32 * image) == 4
+    assert batches_ahead(8, 128 * image) == 3
+    assert batches_ahead(16, 128 * image) == 1
+    assert batches_ahead(16, 1024 * image) == 1
+
+
+def test_batches_are_made_ahead_by_their_size(
+    many: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(workers, "batches_ahead", lambda *each: asked.append(each) or 1)
+    for job in (Job(), Job(0, 2)):
+        batches = train_batches(many, many.train, batch_size=8, seed=0, job=job, workers=1)
+        made, _ = next(iter(batches.steps(0, 1)))
+        assert asked.pop() == (1, made.numel() * made.element_size())
+
+
+def test_the_processes_of_torchrun_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fbn_deploy.cores.number_of_cores", lambda: 16)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert own_cores() == 16
+    for processes, each in (("4", 4), ("5", 3), ("32", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert own_cores() == each
+        assert _workers(None, wanted=True) == each
+    assert _workers(7, wanted=True) == 7
+    assert _workers(None, wanted=False) == 0
+
+
+@pytest.mark.parametrize("worker", [True, False])
+def test_a_worker_decodes_in_one_thread(
+    many: ImageData, monkeypatch: pytest.MonkeyPatch, worker: bool
+) -> None:
+    threads: list[int] = []
+
+    def pool(count: int, name: str) -> ThreadPoolExecutor:
+        threads.append(count)
+        return ThreadPoolExecutor(count, name)
+
+    monkeypatch.setattr(images, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(images, "own_cores", lambda: 3)
+    monkeypatch.setattr(images, "get_worker_info", lambda: "a worker" if worker else None)
+    monkeypatch.setattr(many.train.images, "_pool", None)
+    many.train.batch([0, 1])
+    assert threads == [1 if worker else 3]
 
 
 def test_timm_crops_the_original_and_not_the_square(many: ImageData) -> None:

@@ -67,7 +67,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         help="Processes that make batches.",
-        show_default="one a core where images are decoded",
+        show_default="one a core, shared among torchrun's processes, where images are decoded",
     ),
 ]
 SyncBn = Annotated[bool, typer.Option("--sync-bn", help="BatchNorm statistics over all processes.")]

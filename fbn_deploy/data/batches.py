@@ -77,10 +77,16 @@ class TrainBatches:
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches ``start`` to ``stop - 1``, prefetched. Close it, or drop it, to end early."""
         if self.workers:
-            return from_workers(self.at, range(start, stop), self.workers)
+            return from_workers(self.at, range(start, stop), self.workers, self._bytes)
         if self.transform:  # its random numbers are the process's, which a thread would disturb
             return map(self.at, range(start, stop))
         return prefetched(self.at, range(start, stop))
+
+    @property
+    def _bytes(self) -> int:
+        """The size of this process's part of a batch: float32, three channels."""
+        images = min(self.batch_size, len(self.split)) // self.job.size
+        return images * 3 * self.data.resolution**2 * 4
 
     def _transformed(self, indices: Tensor, step: int, first: int) -> Tensor:
         assert self.transform is not None

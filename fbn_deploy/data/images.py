@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
-from fbn_deploy.cores import number_of_cores
+from fbn_deploy.cores import own_cores
 from fbn_deploy.data.reader import Pixels, Reader, UnreadableImageError
 from fbn_deploy.errors import FBNError
 
@@ -93,7 +94,8 @@ class DecodedImages:
 
     def batch(self, rows: Tensor) -> Tensor:
         if self._pool is None or self._pool[0] != os.getpid():  # threads do not survive a fork
-            self._pool = os.getpid(), ThreadPoolExecutor(number_of_cores(), "decode")
+            threads = 1 if get_worker_info() else own_cores()  # a core has a worker already
+            self._pool = os.getpid(), ThreadPoolExecutor(threads, "decode")
         pixels = np.stack(list(self._pool[1].map(self._square, rows.tolist())))
         return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
@@ -185,7 +187,7 @@ def _for_each(count: int, work: Callable[[int], None], progress: Progress | None
         started = time.perf_counter()
         collect(chunk, run(chunk))
         chunk_ms = (time.perf_counter() - started) * 1000
-    threads = number_of_cores() if chunk_ms / _CHUNK > _WORTH_THREADS_MS else 1
+    threads = own_cores() if chunk_ms / _CHUNK > _WORTH_THREADS_MS else 1
     pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
     try:
         futures = [pool.submit(run, chunk) for chunk in chunks[2:]]

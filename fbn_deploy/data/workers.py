@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from fbn_deploy.errors import FBNError
 
-_AHEAD = 4  # batches that a worker keeps ready
+_AHEAD = 4  # batches that a worker keeps ready,
+_AHEAD_BYTES = 2 * 1024**3  # unless those of all workers would take more shared memory than this
 Batch = tuple[Tensor, Tensor]
 
 
@@ -31,16 +32,23 @@ class _Numbered(Dataset[Batch | str]):
             return str(error)
 
 
+def batches_ahead(workers: int, batch_bytes: int) -> int:
+    """How many batches each of ``workers`` keeps ready; at least 1, however large they are."""
+    return max(1, min(_AHEAD, _AHEAD_BYTES // max(1, workers * batch_bytes)))
+
+
 def from_workers(
-    make: Callable[[int], Batch], numbers: Sequence[int], workers: int
+    make: Callable[[int], Batch], numbers: Sequence[int], workers: int, batch_bytes: int
 ) -> Generator[Batch, None, None]:
-    """``make(number)`` for every number, in order, pinned where a GPU will fetch them."""
+    """``make(number)`` for every number, in order, pinned where a GPU will fetch them; a batch
+    takes about ``batch_bytes``."""
+    workers = min(workers, max(1, len(numbers)))
     loader: DataLoader[Batch | str] = DataLoader(
         _Numbered(make),
         batch_size=None,
         sampler=numbers,
-        num_workers=min(workers, max(1, len(numbers))),
-        prefetch_factor=_AHEAD,
+        num_workers=workers,
+        prefetch_factor=batches_ahead(workers, batch_bytes),
         pin_memory=torch.cuda.is_available(),
         # Forked workers share the images in memory; spawned ones would copy them.
         multiprocessing_context="fork",

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fbn_deploy.accelerator import compute_device
-from fbn_deploy.cores import number_of_cores
+from fbn_deploy.cores import own_cores
 from fbn_deploy.data import ImageData, train_batches
 from fbn_deploy.distributed import ALONE, Job
 from fbn_deploy.errors import FBNError
@@ -78,9 +78,9 @@ def retrain(
     """Trains ``network`` in place and leaves it on the CPU with the weights that the recipe keeps.
 
     ``checkpoint`` is where a killed training goes on, ``best`` where the best epoch's weights are
-    kept; ``workers`` processes make batches (None: one a core where images are decoded or changed
-    one by one, else none). Raises ``FBNError`` for a recipe that this network or machine cannot
-    follow.
+    kept; ``workers`` processes make batches (None: one for each of this process's cores where
+    images are decoded or changed one by one, else none). Raises ``FBNError`` for a recipe that
+    this network or machine cannot follow.
     """
     chosen = settings.recipe
     device = compute_device()
@@ -186,7 +186,7 @@ def _update(
 
 def _workers(asked: int | None, wanted: bool) -> int:
     if asked is None:
-        return number_of_cores() if wanted else 0
+        return own_cores() if wanted else 0
     if asked < 0:
         raise FBNError(f"Workers are 0 (a thread of this process) or more, not {asked}.")
     return asked
