@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.utils import ModelEmaV3
 from torch import nn
 from torchvision.ops import StochasticDepth
 
@@ -23,7 +24,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.progress import Silent
 from fbn_deploy.retrain.course import Course
 from fbn_deploy.retrain.objective import objective
-from fbn_deploy.retrain.recipes import RECIPES, recipe
+from fbn_deploy.retrain.recipes import recipe
 from fbn_deploy.retrain.teacher import teacher
 from fbn_deploy.retrain.training import RetrainSettings, Trained, retrain
 
@@ -232,27 +233,41 @@ def test_an_epoch_that_a_killed_process_left_and_that_was_better_is_the_best(
     assert (found.best_epoch, found.epochs) == (3, ((1, 0.3), (2, 0.5), (3, 0.6)))
 
 
-def test_averaged_weights_are_timms_average(digits: ImageData, tmp_path: Path) -> None:
-    last, _ = trained(digits, tmp_path / "last")
-    averaged, _ = trained(digits, tmp_path / "averaged", ema=0.99)
-    assert not same_weights(last, averaged)
+def test_averaged_weights_are_timms_average(
+    digits: ImageData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the weights after every step; the decay is still warming up in the first three."""
+    by_hand = ModelEmaV3(small(), decay=0.6, use_warmup=True)
+    after, steps = Course.after, []
+
+    def averaged_by_hand(course: Course, step: int, loss: torch.Tensor) -> None:
+        by_hand.update(course._network, step=step)
+        steps.append(step)
+        after(course, step, loss)
+
+    monkeypatch.setattr(Course, "after", averaged_by_hand)
+    averaged, _ = trained(digits, tmp_path, ema=0.6)
+    assert len(steps) > 6
+    assert same_weights(averaged, by_hand.module)
 
 
-def test_accumulated_parts_give_the_gradient_of_the_whole_batch() -> None:
+def test_accumulated_parts_step_as_the_whole_batch_does(digits: ImageData, tmp_path: Path) -> None:
     """Without BatchNorm, whose statistics are those of a part."""
-    torch.manual_seed(0)
-    network, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.randn(4, 3, 2, 2)
-    labels = torch.tensor([0, 1, 2, 0])
-    whole = torch.autograd.grad(
-        objective(network, images, labels, RECIPES["quick"], None), network[1].weight
-    )[0]
-    parts = [
-        torch.autograd.grad(
-            objective(network, some, of, RECIPES["quick"], None), network[1].weight
-        )[0]
-        for some, of in zip(images.chunk(2), labels.chunk(2), strict=True)
-    ]
-    assert torch.allclose(whole, (parts[0] + parts[1]) / 2, atol=1e-7)
+
+    def after_one_step(accumulate: int) -> torch.Tensor:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+        nn.init.zeros_(network[1].weight)
+        nn.init.zeros_(network[1].bias)
+        changes = {"epochs": 1e-6, "batch_size": 64, "optimizer": "sgd", "accumulate": accumulate}
+        retrain(
+            network, digits, RetrainSettings(recipe("quick", changes)), about={},
+            checkpoint=tmp_path / f"partial{accumulate}", best=tmp_path / "best", reporter=Silent(),
+        )  # fmt: skip
+        return network[1].weight.detach()
+
+    whole = after_one_step(1)
+    assert whole.abs().max() > 1e-3
+    torch.testing.assert_close(after_one_step(2), whole, rtol=1e-4, atol=1e-6)
 
 
 def test_a_checkpoint_of_another_space_is_refused(digits: ImageData, tmp_path: Path) -> None:
