@@ -6,9 +6,8 @@ import io
 import json
 import os
 import tarfile
-from dataclasses import dataclass, field, replace
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
