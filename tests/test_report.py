@@ -172,6 +172,14 @@ def test_a_curve_is_drawn_where_epochs_were_looked_at_and_only_there(tmp_path: P
     assert "epoch 3: 70.00 %" in text
 
 
+def test_a_runtime_that_times_no_layers_says_why(tmp_path: Path) -> None:
+    run = whole(tmp_path)
+    changed(run / "profile.json", "layers", to=[])
+    assert "The target told no layers." in page(run).text
+    changed(run / "profile.json", "without_layers", to="It was built without CUPTI.")
+    assert "It was built without CUPTI." in page(run).text
+
+
 def test_the_curve_of_losses_is_drawn_whatever_the_recipe_looks_at(tmp_path: Path) -> None:
     run = trained(whole(tmp_path), losses=((1, 2.25), (2, 1.5)))
     text = page(run).text

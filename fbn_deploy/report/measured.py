@@ -29,6 +29,8 @@ class Profile:
     runs: int
     onnx_sha256: str
     """Of the file that was profiled; empty where an older version profiled it."""
+    without_layers: str
+    """Why there are none, where the runtime times no layers."""
 
     @property
     def sum_ms(self) -> float:
@@ -54,6 +56,7 @@ def read_profile(path: Path) -> Profile:
         ),
         runs=content.count_or_none("layers_runs") or 0,
         onnx_sha256=content.text("onnx_sha256", ""),
+        without_layers=content.text("without_layers", ""),
     )
 
 

@@ -29,7 +29,7 @@ def section(run: Run) -> Markup:
 def _profile(profile: Profile) -> Iterator[Child]:
     layers = profile.layers
     if not layers:
-        yield note("The target told no layers.")
+        yield note(profile.without_layers or "The target told no layers.")
         return
     added = sum(layer.share for layer in layers if layer.added)
     yield text(
