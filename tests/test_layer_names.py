@@ -91,7 +91,9 @@ def test_a_relu_that_onnxruntime_spells_out_as_max_is_the_relu(exported: ir.Mode
     assert own(layers, "Relu") == Counter(n.name for n in proto.graph.node if n.op_type == "Relu")
 
 
-@pytest.mark.parametrize("target", [t for t in READY if t.name != "onnxruntime-cuda"], ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target", [t for t in READY if t.name != "onnxruntime-cuda"], ids=lambda target: target.name
+)
 def test_a_nameless_file_with_weights_beside_it_is_profiled_by_its_values(
     target: Target, tmp_path: Path
 ) -> None:
