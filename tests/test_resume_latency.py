@@ -62,6 +62,10 @@ class Searches:
     def records(self) -> list[LatencyRecord]:
         return LatencyCache(self.cache / FILE).records()
 
+    def candidates(self) -> list[str]:
+        """When each was measured; not confirmations, which a search in a crowd forgets."""
+        return [each.date for each in self.records() if each.conditions.process == 0]
+
     def start(self, name: str, budget: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*self.command, "--latency-budget", budget, "--run", str(self.folder / name)],
@@ -119,9 +123,9 @@ def test_a_killed_search_under_a_latency_budget_ends_like_an_unbroken_one(tmp_pa
         searches.kill_when(reached, searches.start("broken", budget))
     broken = searches.result("broken", budget)
     assert any(record.conditions.process == 1 for record in searches.records())
-    num_records = len(searches.records())
+    candidates = searches.candidates()
     assert searches.result("whole", budget) == broken
-    assert len(searches.records()) == num_records, "The unbroken search measured something anew."
+    assert searches.candidates() == candidates, "The unbroken search measured something anew."
 
 
 def test_a_search_that_predicts_ends_the_same_when_killed_while_it_measures_its_table(
@@ -142,6 +146,6 @@ def test_a_search_that_predicts_ends_the_same_when_killed_while_it_measures_its_
         else:
             assert latency["interval"][0] < latency["predicted"] < latency["interval"][1]
     assert broken["best"]["costs"]["latency_ms"]["measured"] is not None
-    num_records = len(searches.records())
+    candidates = searches.candidates()
     assert searches.result("whole", "1s") == broken
-    assert len(searches.records()) == num_records, "The unbroken search measured something anew."
+    assert searches.candidates() == candidates, "The unbroken search measured something anew."
