@@ -119,7 +119,7 @@ def precision(content: dict[str, Any], run: Path) -> str:
     if content.get("activations") == "uint8":
         lines.append(
             "Activations are uint8, which ONNX Runtime runs fastest; TensorRT takes int8, which "
-            "--target tensorrt writes."
+            "--target tensorrt writes beside this file."
         )
     if errors := content.get("sensitivity"):
         lines.append("Relative squared error of the outputs with one layer alone in int8:")
