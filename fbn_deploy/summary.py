@@ -73,23 +73,21 @@ def latency(record: LatencyRecord, model: Path, found: dict[str, Any]) -> str:
 
 
 def _limit_ms(record: LatencyRecord, found: dict[str, Any]) -> float | None:
-    """The budget that ``record`` can be held against: of its target, device, threads, batch and
-    precision. A table from elsewhere is of a device that only shares the target's name."""
-    at, settings = record.conditions, found["settings"]
-    known = {"precision": "fp32", "threads": 1, "batch": 1} | settings  # older files lack some
-    if any(getattr(at, name) != known[name] for name in ("precision", "threads", "batch")):
-        return None
-    if _device(at.target, found) not in (None, at.device):
+    """The budget that ``record`` can be held against (``Conditions.are_of``)."""
+    at = record.conditions
+    lacking = {"precision": "fp32", "threads": 1, "batch": 1}  # of older files
+    asked = {name: found["settings"].get(name, value) for name, value in lacking.items()}
+    if not at.are_of(**asked, device=_device(at.target, found)):
         return None
     limits = [b["limit"] for b in found["budgets"] if b["target"] == at.target]
     return min(limits, default=None)
 
 
-def _device(target: str, found: dict[str, Any]) -> str | None:
-    """Where the latencies on ``target`` were measured; None where nothing says."""
+def _device(target: str, found: dict[str, Any]) -> str:
+    """Where the latencies on ``target`` were measured; empty where nothing says."""
     confirmed = found["best"]["confirmed"].get(target)
     about = confirmed["records"][0] if confirmed else found.get("latency", {}).get(target, {})
-    device: str | None = about.get("conditions", {}).get("device")
+    device: str = about.get("conditions", {}).get("device", "")
     return device
 
 

@@ -21,7 +21,6 @@ from torch import nn
 from fbn_deploy import summary
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.graph import onnx_from_module
-from fbn_deploy.export.precision import typed_bf16, typed_fp16
 from fbn_deploy.export.precision.as_written import AsWritten
 from fbn_deploy.export.precision.form import Form
 from fbn_deploy.export.verification import Verification, verify
@@ -29,7 +28,7 @@ from fbn_deploy.files import sha256_of
 from fbn_deploy.pipeline import precision as stage
 from fbn_deploy.pipeline import ranges
 from fbn_deploy.pipeline.context import Context, Given, open_run
-from fbn_deploy.pipeline.forms import PrecisionFile, precision_file, run_form
+from fbn_deploy.pipeline.forms import PrecisionFile
 from fbn_deploy.pipeline.precision import export_precision
 from fbn_deploy.pipeline.precision_settings import PrecisionSettings, as_searched
 from fbn_deploy.pipeline.retrain import load_subnet
@@ -40,14 +39,11 @@ from fbn_deploy.targets import (
     _cuda,
     form_for,
     ready_target,
-    targets,
-    unsigned_activations,
 )
 from fbn_deploy.targets.openvino_cpu import OpenVinoCpu
 
 TINY = ["--space", "nasbench201", "-o", "channels=4", "-o", "cells=1", "--resolution", "8"]
 QUICK = ["--epochs", "0", "--candidates", "2", "--probe-size", "16", "--probe-batches", "2"]
-FOUND: dict[str, Any] = {"budgets": [{"target": None}], "settings": {}}
 INT8 = PrecisionSettings("int8", max_drop=5.0, calibration_images=64)
 
 
@@ -139,14 +135,6 @@ def test_int8_weights_fit_the_processor(context: Context, monkeypatch: pytest.Mo
             if tensor.name.endswith("weight_quantized")
         ]
         assert max(abs(int(weight.min())) for weight in weights) == levels
-
-
-def test_activations_are_uint8_where_a_target_runs_that_fastest_and_none_refuses_it() -> None:
-    assert unsigned_activations(["onnxruntime-cpu"])
-    assert unsigned_activations(["openvino-cpu", "onnxruntime-cpu"])
-    assert unsigned_activations(["openvino-cpu"])
-    assert not unsigned_activations(["onnxruntime-cpu", "tensorrt"])
-    assert not unsigned_activations([])
 
 
 def test_an_export_says_which_activations_the_file_holds(context: Context) -> None:
@@ -269,15 +257,6 @@ def test_wrong_calibration_changes_nothing(
     assert sorted(path.name for path in context.run.path.iterdir()) == before
 
 
-def test_a_precision_that_no_target_runs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FBNError, match="'onnxruntime-cpu' does not run bf16; it runs fp32"):
-        precision_file(FOUND, "bf16", "onnxruntime-cpu")
-    monkeypatch.setattr(OpenVinoCpu, "missing", lambda self: "OpenVINO is not installed.")
-    if all(target.missing() for target in targets() if "bf16" in target.precisions):
-        with pytest.raises(FBNError, match="openvino-cpu: OpenVINO is not installed"):
-            precision_file(FOUND, "bf16")
-
-
 def test_every_mistake_of_the_settings_is_in_one_message() -> None:
     with pytest.raises(FBNError) as caught:
         PrecisionSettings("int4", max_drop=-1, calibration="kl", calibration_batch=0).checked()
@@ -356,67 +335,6 @@ def _absurd(context: Context, only: str = "") -> Any:
     found = stage.stored_ranges(context, model, INT8)
     small = {name: amax / 1000 if only in ("", name) else amax for name, amax in found.amax.items()}
     return dataclasses.replace(found, amax=small)
-
-
-def test_a_file_is_written_for_the_budgets_targets_though_they_are_not_here() -> None:
-    here = ["onnxruntime-cpu"]
-    of_tensorrt = {**FOUND, "budgets": [{"target": "tensorrt"}, {"target": None}]}
-    assert not run_form(of_tensorrt, "int8", here).unsigned
-    assert run_form(FOUND, "int8", here).unsigned
-
-
-def test_a_file_for_a_table_is_written_as_the_graphs_of_its_bundle() -> None:
-    """OpenVINO runs Mul and Add fastest; what was measured on the device were convolutions."""
-    told = {"budgets": [{"target": "openvino-cpu"}], "settings": {"latency_tables": ["pi.json"]}}
-    for precision in ("fp32", "fp16", "bf16", "int8"):
-        assert run_form(told, precision).as_convolution
-    assert not run_form({**told, "settings": {}}, "fp32").as_convolution
-
-
-def test_a_target_that_holds_int8_otherwise_gets_a_file_beside_that_of_the_budgets() -> None:
-    of_budget = {**FOUND, "budgets": [{"target": "onnxruntime-cpu"}]}
-    own = precision_file(of_budget, "int8")
-    assert (own.name, own.form.unsigned) == ("int8", True)
-    other = precision_file(of_budget, "int8", "tensorrt-rtx", build_only=True)
-    assert (other.name, other.form.unsigned) == ("int8-signed", False)
-    assert ([judge.name for judge in other.judges], list(other.timed)) == (["as written"], [])
-    same = precision_file(of_budget, "int8", "onnxruntime-cpu")
-    assert (same.name, same.form) == ("int8", own.form)
-    for_rtx = {**FOUND, "budgets": [{"target": "tensorrt-rtx"}]}
-    budgeted = precision_file(for_rtx, "int8", "tensorrt-rtx", build_only=True)
-    assert (budgeted.name, budgeted.form.unsigned) == ("int8", False)
-    there = precision_file(for_rtx, "int8", "onnxruntime-cpu")
-    assert (there.name, there.form.unsigned) == ("int8-unsigned", True)
-
-
-def test_in_16_bits_a_file_is_judged_as_written_beside_targets_that_compute_in_32() -> None:
-    file = precision_file(FOUND, "fp16", "onnxruntime-cpu")
-    assert [judge.name for judge in file.judges] == ["onnxruntime-cpu", "as written"]
-    assert [target.name for target in file.timed] == ["onnxruntime-cpu"]
-    built = precision_file(FOUND, "bf16", "tensorrt-rtx", build_only=True)
-    assert [judge.name for judge in built.judges] == ["as written"]
-
-
-def test_as_written_every_tensor_is_rounded_to_its_16_bits() -> None:
-    """To the last bits what PyTorch computes in these types, where ONNX Runtime stays in 32."""
-    network = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten())
-    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    graph = onnx_from_module(network.eval(), 8)
-    with torch.no_grad():
-        exact = network(images)
-        for precision, typed, dtype, bits in (
-            ("fp16", typed_fp16, torch.float16, 11),
-            ("bf16", typed_bf16, torch.bfloat16, 8),
-        ):
-            model = ir.to_proto(typed(graph)).SerializeToString()
-            with AsWritten().open(model, batch=2, threads=1, precision=precision) as session:
-                found = torch.from_numpy(session.run({"images": images.numpy()})["logits"])
-            scale = float(exact.abs().max())
-            half = network.to(dtype)(images.to(dtype)).float()
-            network.float()
-            assert torch.equal(found, found.to(dtype).float())
-            assert float((found - half).abs().max()) <= 2 * scale * 2.0**-bits
-            assert 0 < float((found - exact).abs().max()) <= 8 * scale * 2.0**-bits
 
 
 def test_layers_that_the_search_left_in_fp32_stay_there_unless_others_are_named() -> None:

@@ -59,6 +59,13 @@ class Conditions:
         values["settings"] = dict(sorted(self.settings.items()))
         return values
 
+    def are_of(self, *, precision: str, threads: int, batch: int, device: str) -> bool:
+        """Whether a budget under these can be held against what was measured under ``self``, on
+        its target; ``device`` is empty where nothing says. A table from elsewhere is of a device
+        that only shares the target's name."""
+        asked = (precision, threads, batch, device or self.device)
+        return (self.precision, self.threads, self.batch, self.device) == asked
+
     def key(self) -> str:
         """SHA-256 over all of it: the cache's key."""
         text = json.dumps(self.as_json(), sort_keys=True, separators=(",", ":"))

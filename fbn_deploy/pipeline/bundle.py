@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +47,7 @@ def bundle(
         raise unknown("precision", precision, PRECISIONS)
     if target is not None:
         refuse_form(target, precision)
-    form = replace(form_for(precision, [target] if target else []), as_convolution=True)
+    form = form_for(precision, [target] if target else [], bundled=True)
     if min(num_classes, batch) < 1 or probes < MIN_PROBES:
         raise FBNError(
             f"Classes and batch are at least 1, probes at least {MIN_PROBES}; "

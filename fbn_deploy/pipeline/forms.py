@@ -55,7 +55,7 @@ def precision_file(
     written as well. One that is only built is that alone. Raises ``FBNError`` where nothing could
     verify it.
     """
-    here = precision_targets(found, precision)
+    here = _able(found, precision)
     form, name = _form(found, precision, target, here)
     if build_only:
         return PrecisionFile(name, form, [AsWritten()], target=target)
@@ -85,13 +85,11 @@ def _form(
 def run_form(found: dict[str, Any], precision: str, others: Iterable[str] = ()) -> Form:
     """That of the run's budgets; without any of latency, for the targets ``others``."""
     budgeted = {budget["target"] for budget in found["budgets"] if budget["target"]}
-    form = form_for(precision, budgeted or others)
-    # as the graphs of a bundle are, which are for no target in particular
     tables = found["settings"].get("latency_tables")
-    return replace(form, as_convolution=True) if tables else form
+    return form_for(precision, budgeted or others, bundled=bool(tables))
 
 
-def precision_targets(found: dict[str, Any], precision: str) -> list[Target]:
+def _able(found: dict[str, Any], precision: str) -> list[Target]:
     """The targets of the budgets that are ready and run ``precision``; where none is, every one."""
     able = [t for t in targets() if precision in t.precisions and t.missing() is None]
     named = {budget["target"] for budget in found["budgets"]}

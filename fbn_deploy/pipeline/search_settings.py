@@ -127,8 +127,7 @@ class SearchSettings:
         """How candidates are written: as the budgets' targets run them fastest; as bundles are
         where latencies come from a device's table."""
         named = {budget.target for budget in self.budgets if budget.target}
-        form = form_for(self.precision, named, self.keep_fp32)
-        return replace(form, as_convolution=True) if self.latency_tables else form
+        return form_for(self.precision, named, self.keep_fp32, bundled=bool(self.latency_tables))
 
     def as_json(self) -> dict[str, Any]:
         return {

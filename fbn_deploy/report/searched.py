@@ -157,14 +157,11 @@ class Search:
         return "" if self.precision == FP32 else f" in {self.precision}"
 
     def budget_for(self, record: Record) -> Budget | None:
-        """The latency budget that ``record`` can be held against: of its target, device, threads,
-        batch and precision. A table from elsewhere is of a device that only shares the target's
-        name."""
+        """The latency budget that ``record`` can be held against (``Conditions.are_of``)."""
         found = record.conditions
-        asked = (self.precision, self.settings.get("threads", 1), self.settings.get("batch", 1))
-        if (found.precision, found.threads, found.batch) != asked:
-            return None
-        if self._device(found.target) not in ("", found.device):
+        threads, batch = (self.settings.get(name, 1) for name in ("threads", "batch"))
+        device = self._device(found.target)
+        if not found.are_of(precision=self.precision, threads=threads, batch=batch, device=device):
             return None
         return next((budget for budget in self.budgets if budget.target == found.target), None)
 

@@ -77,16 +77,23 @@ def unsigned_activations(names: Iterable[str]) -> bool:
     return True in wanted and False not in wanted
 
 
-def form_for(precision: str, names: Iterable[str], keep_fp32: Iterable[str] = ()) -> Form:
+def form_for(
+    precision: str,
+    names: Iterable[str],
+    keep_fp32: Iterable[str] = (),
+    *,
+    bundled: bool = False,
+) -> Form:
     """How a file in ``precision`` is written for the targets ``names``: as they run it fastest. In
     int8 a shift that folding leaves is a convolution on every target, since those are quantised; a
-    scale alone stays a Mul in fp32 (``folding.rewrite``)."""
+    scale alone stays a Mul in fp32 (``folding.rewrite``). ``bundled``: as the graphs of a bundle
+    are, which may go to any device, shifts are convolutions in every precision."""
     from fbn_deploy.export.precision.form import Form
 
     names = list(names)
     return Form(
         precision,
-        precision == "int8" or shifts_as_convolution(names),
+        bundled or precision == "int8" or shifts_as_convolution(names),
         precision == "int8" and unsigned_activations(names),
         tuple(keep_fp32),
     )

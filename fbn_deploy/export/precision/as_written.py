@@ -7,8 +7,8 @@ whether a file is right that another target runs to the letter.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,8 @@ class AsWritten:
         return AsWrittenSession(ir.to_proto(graph).SerializeToString(), threads)
 
 
-class AsWrittenSession:
-    """``run`` maps inputs to outputs, by name; used as a context."""
+class AsWrittenSession(AbstractContextManager["AsWrittenSession"]):
+    """``run`` maps inputs to outputs, by name."""
 
     def __init__(self, model: bytes, threads: int = 1) -> None:
         import onnxruntime
@@ -56,15 +56,7 @@ class AsWrittenSession:
         names = [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self._session.run(names, inputs), strict=True))
 
-    def __enter__(self) -> AsWrittenSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         del self._session
 
 
