@@ -9,7 +9,7 @@ that the pair behind it changes nothing and runtimes may move it through.
 Where activations are uint8, for processors, an AveragePool stays in fp32: ONNX Runtime's integer
 kernel is slow. With them in fp32, int8 networks of two NAS-Bench-201 cells with pools took 0.24 and
 0.35 times as long on ONNX Runtime, 0.69 and 0.89 times on OpenVINO (medians of 130 runs in turns,
-one thread of an Intel Xeon), and erred no more.
+one thread of an Intel Xeon); in two such cells the logits' error was no larger.
 """
 
 from __future__ import annotations
