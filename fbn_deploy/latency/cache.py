@@ -36,16 +36,18 @@ SELECT json_extract(record, '$.reference_us') FROM latency WHERE target = ?
 AND json_extract(record, '$.conditions.device') = ?
 AND json_extract(record, '$.conditions.power') = ?
 AND json_extract(record, '$.conditions.settings.core_class') IS ?
+AND json_extract(record, '$.arithmetic') = ?
 """
 _DELETE = """
 DELETE FROM latency WHERE key = ? AND json_extract(record, '$.date') = ?
 AND json_extract(record, '$.value_ms') = ?
 """
 _PACE = """
-SELECT min(json_extract(record, '$.best_arithmetic_us')),
-min(json_extract(record, '$.best_reference_us'))
+SELECT json_extract(record, '$.best_arithmetic_us') AS arithmetic_us,
+json_extract(record, '$.best_reference_us')
 FROM latency WHERE json_extract(record, '$.conditions.device') = ?
-AND json_extract(record, '$.arithmetic') = ?
+AND json_extract(record, '$.arithmetic') = ? AND arithmetic_us IS NOT NULL
+ORDER BY arithmetic_us LIMIT 1
 """
 
 
@@ -127,20 +129,19 @@ class LatencyCache:
 
     def references_us(self, conditions: Conditions) -> list[float]:
         """The machine's speed (``reference_us``) during every record of the same target, device,
-        power state and class of cores, whatever its network and protocol."""
+        power state and class of cores, by the work that is timed here; whatever its network and
+        protocol."""
         kind = conditions.settings.get("core_class")
-        same = (conditions.target, conditions.device, conditions.power, kind)
+        same = (conditions.target, conditions.device, conditions.power, kind, arithmetic_work())
         with self._open() as database:
             return [row[0] for row in database.execute(_REFERENCES, same)]
 
     def best_pace(self, device: str) -> Pace | None:
-        """The shortest times of both works (``crowding.py``) in all records of a device, by the
-        arithmetic that is timed here."""
+        """The best one (``crowding.py``) in all records of a device, by the work that is timed
+        here."""
         with self._open() as database:
-            arithmetic_us, reference_us = database.execute(
-                _PACE, (device, arithmetic_work())
-            ).fetchone()
-        return None if arithmetic_us is None else Pace(arithmetic_us, reference_us)
+            found = database.execute(_PACE, (device, arithmetic_work())).fetchone()
+        return Pace(*found) if found else None
 
     def remove(self, records: list[LatencyRecord]) -> int:
         """Removes ``records``; the number that was there. One that was replaced meanwhile stays."""

@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-CROWDED = 1.1
+CROWDED = 1.15
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,6 @@ def is_crowded(kappa: float, best: Pace) -> bool:
 
 
 def best_pace(paces: Iterable[Pace | None]) -> Pace | None:
-    """The shortest a and the shortest ρ of ``paces``; None where nothing is known."""
+    """(a₀, ρ₀): the one of ``paces`` whose a is the shortest; None where nothing is known."""
     known = [each for each in paces if each is not None]
-    if not known:
-        return None
-    return Pace(min(each.arithmetic_us for each in known), min(each.reference_us for each in known))
+    return min(known, key=lambda pace: (pace.arithmetic_us, pace.reference_us), default=None)

@@ -7,16 +7,20 @@ is zero and nothing is detected from it.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fbn_deploy.cores import allowed_cores, core_class
+from fbn_deploy.latency.crowding import Pace
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 resource: ModuleType | None
 try:
@@ -25,11 +29,9 @@ except ImportError:  # Windows counts no context switches
     resource = None
 
 _PROC = Path("/proc")
-_REFERENCE_BYTES = bytes(65_536)
-_REFERENCE_RUNS = 15
-_MATRIX = 64  # small enough that no BLAS shares it among threads
-_ARITHMETIC_RUNS, _PRODUCTS = 5, 8
-_NUMBERS, _EXPONENTIALS = 4_000, 24
+_DIVISIONS = 1_000
+_NUMBERS, _EXPONENTIALS = 512, 32
+_CACHE_LINE = 64  # bytes
 
 
 @dataclass(frozen=True)
@@ -56,13 +58,12 @@ class Machine(Protocol):
         """Involuntary context switches of this process so far."""
         ...
 
-    def reference_us(self) -> float:
-        """Time of a fixed piece of work, in microseconds: how fast the machine is now."""
+    def look(self) -> Pace:
+        """How fast two fixed pieces of work are done now (``crowding.py``)."""
         ...
 
-    def arithmetic_us(self) -> float:
-        """Time of fixed floating-point work, in microseconds: longer where another thread
-        computes on the same core."""
+    def run_queue_delay_s(self) -> float:
+        """``Snapshot.waited_s`` alone."""
         ...
 
     def snapshot(self) -> Snapshot: ...
@@ -80,80 +81,86 @@ class ThisMachine:
     def preemptions(self) -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw if resource else 0
 
-    def reference_us(self) -> float:
-        """SHA-256 of 64 KiB: no memory traffic, no threads, the same work everywhere; the
-        median of 15 runs (about 1 ms together)."""
-        return _median_us(lambda: hashlib.sha256(_REFERENCE_BYTES).digest(), _REFERENCE_RUNS)
+    def look(self) -> Pace:
+        """32 times the exponentials of 512 numbers in float32, between two chains of 1,000
+        divisions in float64 of which the shorter one counts; all in first-level cache, each begun
+        once before. 0.06 ms together."""
+        divisions, exponentials = _divisions(), _exponentials()
+        divisions()
+        reference_us = _us(divisions)
+        exponentials(1)
+        arithmetic_us = _us(lambda: exponentials(_EXPONENTIALS))
+        return Pace(arithmetic_us, min(reference_us, _us(divisions)))
 
-    def arithmetic_us(self) -> float:
-        """Eight products of 64×64 matrices and 24 times the exponentials of 4,000 numbers, in
-        float32 and first-level cache; the median of 5 runs (about 0.5 ms together)."""
-        return _median_us(_arithmetic(), _ARITHMETIC_RUNS)
+    def run_queue_delay_s(self) -> float:
+        return _waited_s()
 
     def snapshot(self) -> Snapshot:
         return Snapshot(
             time_s=time.perf_counter(),
-            waited_s=_waited_s(),
+            waited_s=self.run_queue_delay_s(),
             pressure_s=_pressure_s(),
             steal_s=_steal_s(),
             load=_load(),
         )
 
 
-def _median_us(work: Callable[[], object], runs: int) -> float:
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return sorted(times)[runs // 2] * 1e6
+def _us(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return (time.perf_counter() - start) * 1e6
 
 
 def arithmetic_work() -> str:
-    """What ``arithmetic_us`` and ``reference_us`` are the times of; times of other work, by other
-    libraries or on other ones of unequal cores do not compare."""
+    """What the times of a ``Pace`` are of; times of other work, by other libraries or on other ones
+    of unequal cores do not compare."""
     kind = core_class()
     return f"{_work()}, {kind}" if kind else _work()
 
 
 @functools.cache
 def _work() -> str:
-    import ssl
-
-    import numpy as np
-
-    return f"products, exponentials; numpy {np.__version__} ({_kernels()}), {ssl.OPENSSL_VERSION}"
-
-
-def _kernels() -> str:
-    """The BLAS that numpy was built with, the environment that chooses its kernels, and the
-    processor's features that numpy uses."""
+    """Both works, and the processor's features by which numpy chooses how to do them."""
     import numpy as np
 
     said: Any = np.show_config(mode="dicts")
-    blas = said.get("Build Dependencies", {}).get("blas", {})
     features = said.get("SIMD Extensions", {}).get("found", [])
-    chosen = [os.environ.get(name, "") for name in ("OPENBLAS_CORETYPE", "MKL_ENABLE_INSTRUCTIONS")]
-    parts = [blas.get("name", ""), blas.get("version", ""), *chosen, *features[-1:]]
-    return " ".join(filter(None, parts))
+    return " ".join(["divisions, exponentials; numpy", np.__version__, *features[-1:]])
 
 
 @functools.cache
-def _arithmetic() -> Callable[[], None]:
+def _divisions() -> Callable[[], object]:
+    """Each one needs the quotient of the one before."""
     import numpy as np
 
-    matrix = np.full((_MATRIX, _MATRIX), 0.5, np.float32)
-    product = np.empty_like(matrix)
-    numbers = np.full(_NUMBERS, 0.5, np.float32)
-    exponentials = np.empty_like(numbers)
+    divisors, quotients = (_aligned(_DIVISIONS, np.float64) for _ in range(2))
+    divisors.fill(1.0000001)
+    return lambda: np.divide.accumulate(divisors, out=quotients)
 
-    def work() -> None:
-        for _ in range(_PRODUCTS):
-            np.dot(matrix, matrix, out=product)
-        for _ in range(_EXPONENTIALS):
+
+@functools.cache
+def _exponentials() -> Callable[[int], None]:
+    import numpy as np
+
+    numbers, exponentials = (_aligned(_NUMBERS, np.float32) for _ in range(2))
+    numbers.fill(0.5)
+
+    def work(times: int) -> None:
+        for _ in range(times):
             np.exp(numbers, out=exponentials)
 
     return work
+
+
+def _aligned(count: int, kind: type[np.generic]) -> npt.NDArray[Any]:
+    """Zeros that begin with a cache line: elsewhere vector loads take longer, in one process and
+    not in the next."""
+    import numpy as np
+
+    size = count * np.dtype(kind).itemsize
+    memory = np.zeros(size + _CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % _CACHE_LINE
+    return memory[start : start + size].view(kind)
 
 
 def _waited_s() -> float:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-METHOD = (
-    "waits and crowded slices off, awake, by products and exponentials, in quiet moments of 30 ms"
-)
+METHOD = "waits and crowded slices off, awake, by divisions and exponentials, slices of 1 ms"
 """Changes when the same runs would give another number."""
 
 
@@ -44,7 +42,7 @@ QUICK = TimingProtocol(
     min_rounds=9,
     width=0.015,
     limit_s=0.9,
-    patience_s=0.5,
+    patience_s=1.0,
 )
 """A candidate in a search: 0.3 s for a 1 ms network on a quiet machine."""
 

@@ -11,10 +11,12 @@ rounds in one piece, took 0.601 to 0.617 and 0.542 to 0.551 ms (in one piece 0.6
 
 from __future__ import annotations
 
+import bisect
 import functools
+import itertools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fbn_deploy.latency.crowding import Pace, best_pace
@@ -24,16 +26,19 @@ from fbn_deploy.latency.protocol import TimingProtocol
 Enqueue = Callable[[], "float | None"]
 
 MIN_ROUNDS = 3
-_MIN_RUNS_PER_SLICE = 3
-_SLICE_S = 0.03
-_OWN = 0.5  # of a round's time in slices of its own: less than that says little
+_MIN_RUNS = 3  # in a round
+_MIN_SLICES = 3  # of their own in a third of a measurement: fewer say little
+_SLICE_S = 0.001
+_CALM_S = 0.002
+_CROWDED = 0.1  # of the time: beyond it somebody is there, and uses caches and memory as well
+_SLOWED = 1.15  # times the cycles of the fastest twentieth: by that
+_OWN = 0.5  # of a round's time in slices of its own: with less it is no round
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond the table: normal.
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 _T_MANY = 2.0
 # A core that slept for 0.35 s needs 5 ms of work until arithmetic has its full speed (it begins
 # at 0.4 of it; medians of 60 pauses): what is read before that looks like a crowd.
 _WAKING_S = 0.02
-_ASKING_S = 0.005  # of runs between two looks at a crowd: asleep, the core would look crowded
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,24 @@ class Slice:
     preempted_ms: tuple[float, ...]
     waitless_ms: tuple[float, ...]
     """The preempted samples less what they waited for a core."""
-    seconds: float
+    started_s: float
+    ended_s: float
     reference_us: float
     paces: tuple[Pace, ...]
     """Before and after it; none when the device's own clock timed."""
+
+    @property
+    def seconds(self) -> float:
+        return self.ended_s - self.started_s
+
+    @property
+    def runs(self) -> int:
+        return len(self.clean_ms) + len(self.preempted_ms)
+
+    @functools.cached_property
+    def cycles(self) -> float:
+        """How long a run took in chains of divisions, of which the clock has no part."""
+        return statistics.median(self.clean_ms or self.waitless_ms) / self.reference_us
 
     def is_own(self, best: Pace | None) -> bool:
         """Whether nobody else computed on the core, as far as ``best`` tells."""
@@ -64,6 +83,10 @@ class Round:
     def seconds(self) -> float:
         return sum(each.seconds for each in self.slices)
 
+    @property
+    def runs(self) -> int:
+        return sum(each.runs for each in self.slices)
+
     @functools.cached_property
     def used_ms(self) -> tuple[float, ...]:
         """The clean samples, or all when preemption was the rule."""
@@ -75,9 +98,24 @@ class Round:
     def median_ms(self) -> float:
         return statistics.median(self.used_ms)
 
-    def own(self, best: Pace | None) -> Round:
-        """Its slices that had the core to themselves."""
-        return Round(tuple(each for each in self.slices if each.is_own(best)))
+    def calm(self, best: Pace | None) -> Round:
+        """Its slices that nobody crowded, nor 2 ms before or after."""
+        crowds_s = sorted(
+            look_s
+            for each in self.slices
+            for look_s, pace in zip((each.started_s, each.ended_s), each.paces, strict=False)
+            if best is not None and pace.is_crowded(best)
+        )
+
+        def is_calm(each: Slice) -> bool:
+            next_one = bisect.bisect_left(crowds_s, each.started_s - _CALM_S)
+            return next_one == len(crowds_s) or crowds_s[next_one] > each.ended_s + _CALM_S
+
+        return Round(tuple(each for each in self.slices if is_calm(each)))
+
+    def within(self, cycles: float) -> Round:
+        """Its slices whose runs took so many ``cycles`` at most."""
+        return Round(tuple(each for each in self.slices if each.cycles <= cycles))
 
 
 def work(enqueue: Enqueue, seconds: float, machine: Machine, runs: int = 1) -> None:
@@ -93,6 +131,12 @@ def pause(seconds: float, enqueue: Enqueue, machine: Machine) -> None:
     """Sleeps, and wakes the core."""
     machine.sleep(seconds)
     work(enqueue, _WAKING_S, machine)
+
+
+def _fast(slices: Iterable[Slice]) -> float:
+    """How many cycles a run takes in the fastest twentieth of ``slices``; infinite without any."""
+    cycles = sorted(each.cycles for each in slices)
+    return cycles[len(cycles) // 20] if cycles else math.inf
 
 
 def half_width(medians: Sequence[float]) -> float:
@@ -116,8 +160,11 @@ class Sampling:
     best: Pace | None
     rounds: list[Round] = field(default_factory=list)
     paused_s: float = 0.0
-    _waited_s: float = 0.0
-    _crowded_s: float = 0.0  # of slices, so far as was known at their end
+    lost_s: float = 0.0
+    """Seconds that were sampled in crowds, so far as was known then."""
+    _last: Pace | None = None  # the look at the end of a slice is the one before the next
+    _runs: _Runs | None = None
+    _on_device: bool = False  # a clock of its own, on which nobody here computes
 
     def run(self) -> None:
         """Rounds until the interval is narrow enough, or the time limit ends it (three rounds at
@@ -125,6 +172,8 @@ class Sampling:
         protocol, start_s = self.protocol, self.machine.now_s()
         while True:
             self.rounds.append(self._round())
+            own = self.own
+            self.lost_s = sum(r.seconds for r in self.rounds) - sum(r.seconds for r in own)
             limit_s = protocol.limit_s + min(self.lost_s, protocol.patience_s)
             enough = len(self.rounds) >= MIN_ROUNDS
             over = enough and self.machine.now_s() - start_s >= limit_s
@@ -133,22 +182,37 @@ class Sampling:
             if protocol.pause_s:
                 pause(protocol.pause_s, self.enqueue, self.machine)
                 self.paused_s += protocol.pause_s
+                self._last = None
 
     @property
     def own(self) -> list[Round]:
-        """What had the core to itself, of the rounds in which that is enough to count."""
+        """What had the core to itself: of the rounds in which that is enough to count; where these
+        are few, of all together, in thirds; nothing where that is too little."""
+        if self._on_device:
+            return self.rounds
+        own = [each.calm(self.best) for each in self.rounds]
+        if self.crowded > _CROWDED:
+            fast = _fast(slice_ for each in own for slice_ in each.slices)
+            own = [each.within(_SLOWED * fast) for each in own]
         least_s = _OWN * self.protocol.round_s
-        own = [each.own(self.best) for each in self.rounds]
-        return [each for each in own if each.slices and each.seconds >= least_s]
+        rounds = [each for each in own if each.slices and each.seconds >= least_s]
+        if len(rounds) >= MIN_ROUNDS:
+            return rounds
+        slices = [slice_ for each in own for slice_ in each.slices]
+        if len(slices) < MIN_ROUNDS * _MIN_SLICES:
+            return []
+        ends = [number * len(slices) // MIN_ROUNDS for number in range(MIN_ROUNDS + 1)]
+        return [Round(tuple(slices[a:b])) for a, b in itertools.pairwise(ends)]
 
     @property
     def slices(self) -> list[Slice]:
         return [each for round_ in self.rounds for each in round_.slices]
 
     @property
-    def lost_s(self) -> float:
-        """Seconds that went to crowds: waited for their end, or sampled in them."""
-        return self._waited_s + self._crowded_s
+    def crowded(self) -> float:
+        """Share of the sampled time during which somebody else computed on the core."""
+        own_s = math.fsum(each.seconds for each in self.slices if each.is_own(self.best))
+        return 1.0 - own_s / math.fsum(each.seconds for each in self.slices)
 
     def _settled(self) -> bool:
         """Whether there are enough rounds and their interval is narrow enough."""
@@ -161,65 +225,65 @@ class Sampling:
         """Slices until the round has its time: of its own, or of any once patience is over."""
         taken: list[Slice] = []
         while True:
-            self._await_own_core()
             taken.append(self._slice())
             self.best = best_pace((self.best, *taken[-1].paces))
-            own = taken[-1].is_own(self.best)
-            self._crowded_s += 0.0 if own else taken[-1].seconds
+            self.lost_s += 0.0 if taken[-1].is_own(self.best) else taken[-1].seconds
             impatient = self.lost_s >= self.protocol.patience_s
-            each_s = [each.seconds for each in taken if impatient or each.is_own(self.best)]
-            if sum(each_s) >= self.protocol.round_s:
+            counted = Round(tuple(s for s in taken if impatient or s.is_own(self.best)))
+            if counted.seconds >= self.protocol.round_s and counted.runs >= _MIN_RUNS:
                 return Round(tuple(taken))
 
-    def _await_own_core(self) -> None:
-        """Runs until nobody else computes on the core, as long as patience lasts."""
-        if self.best is None:
-            return
-        machine = self.machine
-        start_s = now_s = machine.now_s()
-        while now_s - start_s < self.protocol.patience_s - self.lost_s:
-            reference_us = machine.reference_us()
-            if not Pace(machine.arithmetic_us(), reference_us).is_crowded(self.best):
-                break
-            work(self.enqueue, _ASKING_S, machine)
-            now_s = machine.now_s()
-        self._waited_s += now_s - start_s
-
     def _slice(self) -> Slice:
-        machine, enqueue = self.machine, self.enqueue
-        started_s, reference_us = machine.now_s(), machine.reference_us()
-        arithmetic_us = machine.arithmetic_us()
-        now_s, preemptions = machine.now_s, machine.preemptions
-        clean: list[float] = []
-        preempted: list[float] = []
-        waitless: list[float] = []
-        device_ms = enqueue()  # the reference and the pause have cooled the caches
-        # Nobody shares a core with a device that has a clock of its own: one slice a round.
-        slice_s = _SLICE_S if device_ms is None else math.inf
-        switches, waited_s = preemptions(), machine.snapshot().waited_s
-        end_s = now_s() + min(slice_s, self.protocol.round_s)
-        while len(clean) + len(preempted) < _MIN_RUNS_PER_SLICE or now_s() < end_s:
-            start_s = now_s()
-            device_ms = enqueue()
-            elapsed_ms = (now_s() - start_s) * 1e3 if device_ms is None else device_ms
-            switched = preemptions()
-            if switched == switches:
-                clean.append(elapsed_ms)
-                continue
-            before_s, waited_s = waited_s, machine.snapshot().waited_s
-            wait_ms = (waited_s - before_s) * 1e3 if self.one_thread and device_ms is None else 0.0
-            preempted.append(elapsed_ms)
-            waitless.append(elapsed_ms - wait_ms if wait_ms < elapsed_ms else elapsed_ms)
-            switches = preemptions()  # reading the counters may have been interrupted as well
-        paces: tuple[Pace, ...] = ()
-        if device_ms is None:
-            both_us = (arithmetic_us, machine.arithmetic_us())
-            paces = tuple(Pace(each_us, reference_us) for each_us in both_us)
+        machine = self.machine
+        started_s, before = machine.now_s(), self._last or machine.look()
+        runs = self._runs = self._runs or _Runs(self.enqueue, machine, self.one_thread)
+        runs.begin()
+        begun_s, device_ms = machine.now_s(), runs.take()
+        self._on_device = device_ms is not None
+        slice_s = self.protocol.round_s if self._on_device else _SLICE_S
+        while machine.now_s() - begun_s < slice_s:
+            runs.take()
+        self._last = machine.look()
         return Slice(
-            clean_ms=tuple(clean),
-            preempted_ms=tuple(preempted),
-            waitless_ms=tuple(waitless),
-            seconds=now_s() - started_s,
-            reference_us=reference_us,
-            paces=paces,
+            clean_ms=tuple(runs.clean_ms),
+            preempted_ms=tuple(runs.preempted_ms),
+            waitless_ms=tuple(runs.waitless_ms),
+            started_s=started_s,
+            ended_s=machine.now_s(),
+            reference_us=before.reference_us,
+            paces=() if self._on_device else (before, self._last),
         )
+
+
+class _Runs:
+    """Runs that are timed one after the other, told by whether they were preempted."""
+
+    def __init__(self, enqueue: Enqueue, machine: Machine, one_thread: bool) -> None:
+        self._enqueue, self._machine, self._one_thread = enqueue, machine, one_thread
+        self._switches = -1
+
+    def begin(self) -> None:
+        """Forgets what was taken, and who waited meanwhile."""
+        self.clean_ms: list[float] = []
+        self.preempted_ms: list[float] = []
+        self.waitless_ms: list[float] = []
+        if self._switches != self._machine.preemptions():
+            self._waited_s = self._machine.run_queue_delay_s()
+            self._switches = self._machine.preemptions()
+
+    def take(self) -> float | None:
+        """Times one run; what it returns (``time_runs``)."""
+        machine = self._machine
+        start_s = machine.now_s()
+        device_ms = self._enqueue()
+        elapsed_ms = (machine.now_s() - start_s) * 1e3 if device_ms is None else device_ms
+        if machine.preemptions() == self._switches:
+            self.clean_ms.append(elapsed_ms)
+            return device_ms
+        before_s, self._waited_s = self._waited_s, machine.run_queue_delay_s()
+        told = self._one_thread and device_ms is None
+        wait_ms = (self._waited_s - before_s) * 1e3 if told else 0.0
+        self.preempted_ms.append(elapsed_ms)
+        self.waitless_ms.append(elapsed_ms - wait_ms if wait_ms < elapsed_ms else elapsed_ms)
+        self._switches = machine.preemptions()  # reading may have been interrupted as well
+        return device_ms

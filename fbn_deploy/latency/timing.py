@@ -86,7 +86,7 @@ class Timing:
     """What disturbed the measurement, in words; empty when nothing did."""
     best_arithmetic_us: float | None = None
     best_reference_us: float | None = None
-    """The shortest a and ρ of the rounds (``crowding.py``); None where the device's own clock
+    """a and ρ in the moment of the shortest a (``crowding.py``); None where the device's own clock
     times."""
     known_kappa: float | None = None
     """a₀ / ρ₀ as known at the end, by which slices were judged; None in older records as well."""
@@ -98,7 +98,7 @@ class Timing:
 
     @property
     def pace(self) -> Pace | None:
-        """a and ρ at their shortest; None where the device's own clock times."""
+        """The best one; None where the device's own clock times."""
         if self.best_arithmetic_us is None or self.best_reference_us is None:
             return None
         return Pace(self.best_arithmetic_us, self.best_reference_us)
@@ -147,9 +147,7 @@ def time_runs(
 
 def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
     rounds, slices, own = sampling.rounds, sampling.slices, sampling.own
-    crowded = 1 - math.fsum(
-        each.seconds for each in slices if each.is_own(sampling.best)
-    ) / math.fsum(each.seconds for each in slices)
+    crowded = sampling.crowded
     crowded_out = len(own) < MIN_ROUNDS
     used = rounds if crowded_out else own
     everything = sorted(ms for each in slices for ms in each.clean_ms + each.preempted_ms)
