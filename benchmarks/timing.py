@@ -179,10 +179,8 @@ def reproducibility(series: list[LatencyRecord], known_us: list[float]) -> dict[
     scaled = [record.value_ms / record.timing.reference_us for record in series]
     center = statistics.median(values)
     covered = sum(r.timing.low_ms <= center <= r.timing.high_ms for r in series)
-    stretched = [
-        replace(r, slow_reference_us=slow_reference_us(known_us, r.timing.reference_us))
-        for r in series
-    ]
+    slow_us = slow_reference_us(known_us)
+    stretched = [replace(record, slow_reference_us=slow_us) for record in series]
     return {
         "median_ms": center,
         "std": statistics.stdev(values) / statistics.mean(values),

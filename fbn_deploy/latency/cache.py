@@ -37,6 +37,7 @@ AND json_extract(record, '$.conditions.device') = ?
 AND json_extract(record, '$.conditions.power') = ?
 AND json_extract(record, '$.conditions.settings.core_class') IS ?
 AND json_extract(record, '$.arithmetic') = ?
+AND coalesce(json_extract(record, '$.crowded_out'), 0) = 0
 """
 _DELETE = """
 DELETE FROM latency WHERE key = ? AND json_extract(record, '$.date') = ?
@@ -130,7 +131,7 @@ class LatencyCache:
     def references_us(self, conditions: Conditions) -> list[float]:
         """The machine's speed (``reference_us``) during every record of the same target, device,
         power state and class of cores, by the work that is timed here; whatever its network and
-        protocol."""
+        protocol. Not of those in a crowd, which is no slow clock."""
         kind = conditions.settings.get("core_class")
         same = (conditions.target, conditions.device, conditions.power, kind, arithmetic_work())
         with self._open() as database:

@@ -1,29 +1,31 @@
 """Whether somebody else computed on our core while we timed.
 
 The cores of a virtual machine are often hardware threads. Whoever runs on the other thread of the
-same core takes a share of its arithmetic units, and nothing in the guest tells: no steal, no
-pressure, no context switch. What tells is the ratio
+same core takes a share of its units, and nothing in the guest tells: no steal, no pressure, no
+context switch. What tells is the ratio
 
     κ = a / ρ
 
-of two fixed pieces of work: a, products of matrices and exponentials in float32, which fight for
-the arithmetic units, and ρ, SHA-256, which has a unit to itself. Both follow the clock, so κ does
-not. With a₀ and ρ₀ the shortest times that are known of the device, a round with
+of two fixed pieces of work: a, exponentials in float32, which keep the core's units busy, and ρ, a
+chain of divisions, each of which waits for the one before and leaves most of the core to others.
+Both follow the clock, so κ does not. With a₀ and ρ₀ those of the shortest a that is known of the
+device, a moment with
 
-    a / ρ > 1.1 a₀ / ρ₀        where a is the longer one of before and after it
+    a / ρ > 1.15 a₀ / ρ₀
 
 is *crowded* and left out of the median like a preempted run, as long as enough others remain. (The
-smallest κ would be no such measure: an interrupted ρ makes it too small, for good.)
+smallest κ would be no such measure: an interrupted ρ makes it too small, for good. Nor would the
+shortest a and ρ of different moments, whose clocks may differ.)
 
-Two cores of a shared AMD EPYC, 60 s of turns: κ stood at 1.44 (10th to 50th percentile: 1.44 to
-1.45) and beyond 2.0 in the top decile, where MobileNets took 1.4 to 1.6 times as long; ρ alone
-moved by 4 %. Of 120 such networks timed for 0.3 s each, a third was crowded throughout; a predictor
-fitted on 60 of them left 16.3 % of error on ONNX Runtime and 15.1 % on OpenVINO, and 2.7 % and
-2.3 % minutes later, when crowded rounds were left out. Crowds last from milliseconds to minutes.
-(a was products alone then. On a newer EPYC crowds make products take 1.13 times as long,
-exponentials 1.35 and a MobileNet on ONNX Runtime 1.22 times: of 283 moments of 40 s, 14 of them
-alone on the core, products with a limit of 1.15 missed 79 % of the crowded ones. κ by both works
-was within 1.6 % of the least in 13 of the 14, beyond 1.1 of it in 97.4 % of the crowded ones.)
+Two cores of a shared Intel Xeon (Ice Lake), looks in turns with a MobileNet of 0.77 ms on ONNX
+Runtime, on OpenVINO, and with nothing: κ was 3.5 to 3.9 alone and 4.6 to 5.7 in a crowd, and in
+between for 1 to 3 % of 1,000 looks each. In a crowd exponentials take 1.5 to 1.7 times as long, the
+chain 1.15 times and the network 1.6 times. The clock moves the chain from 6.2 to 7.7 µs, between
+idle moments and AVX-512, and κ not at all. Crowds last from a tenth of a millisecond to minutes.
+(ρ was SHA-256 before, which has a unit to itself on the AMD EPYC where it was chosen. On the Xeon
+it takes 1.25 to 1.45 times as long in a crowd, and that κ said nothing of the network's time:
+Spearman 0.03. Products of matrices tell less than exponentials on both, and chains of additions,
+multiplications or hypotenuses move more than divisions.)
 A machine's own cores may be such neighbours: a busy loop on one raised κ on the other at times.
 """
 

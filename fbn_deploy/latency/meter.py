@@ -295,8 +295,7 @@ class LatencyMeter:
         self._count(start_s, record.timing)
         slow_us = None
         if self.cache and record.timing.pace is not None:  # else the processor's speed is nothing
-            known_us = self.cache.references_us(conditions)
-            slow_us = slow_reference_us(known_us, record.timing.reference_us)
+            slow_us = slow_reference_us(self.cache.references_us(conditions))
         return dataclasses.replace(record, slow_reference_us=slow_us)
 
     def _count(self, start_s: float, timing: Timing) -> None:

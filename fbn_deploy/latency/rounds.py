@@ -1,12 +1,18 @@
 """Rounds of runs: how they are sampled, and what of them had the core to itself.
 
-A round consists of slices of 30 ms, each between two looks at who else computes on the core
-(``crowding.py``). A slice in a crowd is left out, and the round goes on until it has its time in
-slices of its own, as long as the protocol is patient; none begins in a crowd meanwhile. Quiet
-moments are often shorter than a round: on a shared AMD EPYC that was crowded for 25 to 70 % of the
-time, a MobileNet of 0.6 ms under ``CONFIRM``, four times on each of two runtimes, in turns with
-rounds in one piece, took 0.601 to 0.617 and 0.542 to 0.551 ms (in one piece 0.606 to 0.634 and
-0.542 to 0.695); bounds were 1.01 to 1.11 times the median (1.02 to 1.28), in 18 s (24 s).
+A round consists of slices of 1 ms, or of one run that is longer, each between two looks at who else
+computes on the core (``crowding.py``). Slices in a crowd, or within 2 ms of one, are left out, and
+the round goes on until it has its time in slices of its own, as long as the protocol is patient.
+Who computes next to us uses caches and memory as well, and that lasts longer than what a look sees:
+where a crowd was there at all, slices are left out too in which runs took 1.15 times the cycles of
+the fastest twentieth or more (cycles in terms of ρ, so that a slower clock leaves nothing out).
+
+A MobileNet of 0.77 ms (when calm) on ONNX Runtime on two cores of a shared Intel Xeon, crowded for
+50 to 90 % of the time. Slices of 30 ms and SHA-256 for ρ, as it was before: 0.89, 1.14 and 1.38 ms
+by ``QUICK``, 1.15, 0.91 and 1.05 by ``CONFIRM``. Like this, minutes later: 0.78, 0.79, 0.79 and
+0.79; 0.80, 0.81, 0.83 and 0.84, bounds to 0.86. Between: slices of 1 ms without what is next to a
+crowd 0.82 to 0.84 and 0.84 to 0.88; without the limit of 1.15, now and then 1.13, when of thousands
+of slices the few hundred with calm looks took 1.1 ms each for a quarter of a second.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """How much slower than during a measurement the machine may be later.
 
-Every measurement also times a fixed piece of work, ρ (``reference_us``). With ρ₉₅ the 95th
-percentile of all ρ that the cache knows of this machine (same target, device, power state), a
-median m that was measured while the machine ran at ρ becomes, on a slow day,
+Every measurement also times a chain of divisions, ρ (``reference_us``, ``machine.py``): what its
+clock is, since a crowd hardly moves it. With ρ₉₅ the 95th percentile of all ρ that the cache knows
+of this machine (same target, device, power state), a median m that was measured while the machine
+ran at ρ becomes, on a slow day,
 
     m · max(1, ρ₉₅ / ρ)
 
@@ -11,7 +12,8 @@ record is made, and stored in it: a search that runs again finds the same number
 
 How often the bound of three processes held for the median of another process minutes apart, and
 how much of it that median used; six networks on two runtimes, 180 pairs out of 48 processes
-(``benchmarks/results/timing.json``, ρ from all of its quick measurements, later ones included):
+(``benchmarks/results/timing.json``, ρ from all of its quick measurements, later ones included; ρ
+was SHA-256 then, which on some processors slows down in a crowd as well):
 
     worst round                    94.4 %, worst network 87 %     92 % used
     … and m · ρ₉₅/ρ (this)         100 %                          90 % used
@@ -27,7 +29,8 @@ in 100 %, 93 % used. For the 47 that were disturbed to their end (the slowest to
 long) it was 88.6, 89.6 and 92.2 %: nothing here foresees another job on the same core.
 
 A margin of 3 % does about as well on that machine, whose clock moves by 3 to 15 %; this bound
-follows the machine, and stretches nothing where the clock stands still.
+follows the machine, and stretches nothing where the clock stands still: on a crowded Intel Xeon,
+where SHA-256 took 62 to 87 µs and bounds were stretched by up to 1.3, divisions take 7.67 to 7.74.
 """
 
 from __future__ import annotations
@@ -41,16 +44,12 @@ if TYPE_CHECKING:
 
 SLOW = 0.95  # a promise that holds 19 times of 20
 MIN_KNOWN = 20  # the survey of a search makes 24; the slowest one is passed over
-_OTHER_WORK = 2.0
-"""Beyond this factor a ρ was not the same work: SHA-256 without the processor's instructions for
-it, in another build of OpenSSL, takes 3.6 times as long here."""
 
 
-def slow_reference_us(known_us: Sequence[float], now_us: float) -> float | None:
-    """ρ₉₅ of ``known_us``: the smallest with 95 % of them at or below it. None when fewer than 20
-    are comparable with ``now_us``, the ρ of the measurement that it is for."""
-    same = sorted(each for each in known_us if now_us / _OTHER_WORK < each < now_us * _OTHER_WORK)
-    return same[math.ceil(SLOW * len(same)) - 1] if len(same) >= MIN_KNOWN else None
+def slow_reference_us(known_us: Sequence[float]) -> float | None:
+    """ρ₉₅ of ``known_us``: the smallest with 95 % of them at or below it. None of fewer than 20."""
+    known = sorted(known_us)
+    return known[math.ceil(SLOW * len(known)) - 1] if len(known) >= MIN_KNOWN else None
 
 
 def slowdown_of(record: LatencyRecord) -> float:
