@@ -89,10 +89,6 @@ class Round:
     def seconds(self) -> float:
         return sum(each.seconds for each in self.slices)
 
-    @property
-    def runs(self) -> int:
-        return sum(each.runs for each in self.slices)
-
     @functools.cached_property
     def used_ms(self) -> tuple[float, ...]:
         """The clean samples, or all when preemption was the rule."""
@@ -167,7 +163,7 @@ class Sampling:
     rounds: list[Round] = field(default_factory=list)
     paused_s: float = 0.0
     lost_s: float = 0.0
-    """Seconds that were sampled in crowds, so far as was known then."""
+    """Seconds of what does not count as the core's own, so far as is known."""
     _last: Pace | None = None  # the look at the end of a slice is the one before the next
     _runs: _Runs | None = None
     _on_device: bool = False  # a clock of its own, on which nobody here computes
@@ -183,7 +179,7 @@ class Sampling:
             limit_s = protocol.limit_s + min(self.lost_s, protocol.patience_s)
             enough = len(self.rounds) >= MIN_ROUNDS
             over = enough and self.machine.now_s() - start_s >= limit_s
-            if over or self._settled():
+            if over or self._is_settled(own):
                 return
             if protocol.pause_s:
                 pause(protocol.pause_s, self.enqueue, self.machine)
@@ -220,9 +216,9 @@ class Sampling:
         own_s = math.fsum(each.seconds for each in self.slices if each.is_own(self.best))
         return 1.0 - own_s / math.fsum(each.seconds for each in self.slices)
 
-    def _settled(self) -> bool:
+    def _is_settled(self, rounds: Sequence[Round]) -> bool:
         """Whether there are enough rounds and their interval is narrow enough."""
-        medians = [each.median_ms for each in self.own]
+        medians = [each.median_ms for each in rounds]
         if len(medians) < max(self.protocol.min_rounds, MIN_ROUNDS):
             return False
         return half_width(medians) <= self.protocol.width * statistics.median(medians)
@@ -230,13 +226,16 @@ class Sampling:
     def _round(self) -> Round:
         """Slices until the round has its time: of its own, or of any once patience is over."""
         taken: list[Slice] = []
+        own_s, own_runs = 0.0, 0
         while True:
-            taken.append(self._slice())
-            self.best = best_pace((self.best, *taken[-1].paces))
-            self.lost_s += 0.0 if taken[-1].is_own(self.best) else taken[-1].seconds
-            impatient = self.lost_s >= self.protocol.patience_s
-            counted = Round(tuple(s for s in taken if impatient or s.is_own(self.best)))
-            if counted.seconds >= self.protocol.round_s and counted.runs >= _MIN_RUNS:
+            last = self._slice()
+            taken.append(last)
+            self.best = best_pace((self.best, *last.paces))
+            is_own = last.is_own(self.best)
+            self.lost_s += 0.0 if is_own else last.seconds
+            if is_own or self.lost_s >= self.protocol.patience_s:
+                own_s, own_runs = own_s + last.seconds, own_runs + last.runs
+            if own_s >= self.protocol.round_s and own_runs >= _MIN_RUNS:
                 return Round(tuple(taken))
 
     def _slice(self) -> Slice:
