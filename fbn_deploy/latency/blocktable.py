@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fbn_deploy import files
 from fbn_deploy.errors import FBNError
-from fbn_deploy.latency.inventory import Inventory, digest, probe_name
+from fbn_deploy.latency.inventory import Inventory, Probe, digest, probe_name
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.network import Network
 from fbn_deploy.latency.record import LatencyRecord
@@ -56,11 +56,18 @@ class LatencyTable:
         return Predictor(
             blocks,
             {key: self.records[key].value_ms for key in blocks},
-            [
-                (probe.counts, self.records[probe_name(number)].value_ms)
-                for number, probe in enumerate(self.inventory.probes)
-            ],
+            [(probe.counts, record.value_ms) for probe, record in self.fitted()],
         )
+
+    def fitted(self) -> list[tuple[Probe, LatencyRecord]]:
+        """The whole networks that say how blocks add up: those that had the core to themselves;
+        all, where somebody else computed on it during half of them or more."""
+        from fbn_deploy.latency.predictor import MIN_PROBES
+
+        probes = self.inventory.probes
+        pairs = [(each, self.records[probe_name(n)]) for n, each in enumerate(probes)]
+        alone = [pair for pair in pairs if not pair[1].timing.crowded_out]
+        return alone if 2 * len(alone) > len(pairs) and len(alone) >= MIN_PROBES else pairs
 
     def cost_text(self, *, now: bool = True) -> str:
         """What it holds, how many measurements were made for it, ``now`` or when its file was

@@ -54,7 +54,7 @@ CONFIRM = TimingProtocol(
     min_rounds=6,
     width=0.015,
     limit_s=5.0,
-    patience_s=20.0,
+    patience_s=10.0,
     pause_s=0.35,
     attempts=3,
 )
