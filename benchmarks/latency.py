@@ -8,6 +8,8 @@ the blocks and 60 whole networks are measured and a predictor fitted, as ``fbn s
 and 60 other networks, half of them drawn uniformly, half with a leaning (``latency/probes.py``);
 they are measured in turns with the first, since the speed of a shared machine drifts by several
 percent within minutes, which no predictor can know.
+Networks during which somebody else computed on the core to the end (``crowding.py``) do not judge,
+and are fitted only where they are most; how many judge is stated.
 Stated for the unseen: mean absolute percentage error, Spearman, the share within ±10 %, how many
 lie in the 90 % interval and how wide it is; beside them, fitted on the same 60 networks, a line in
 multiply-adds, and the plain sum of blocks times the one factor that fits best; and what building
@@ -23,7 +25,7 @@ import argparse
 import dataclasses
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +38,10 @@ from fbn_deploy.files import write_json
 from fbn_deploy.latency.blocktable import LatencyTable, measured_table
 from fbn_deploy.latency.bundle import Bundle, read_bundle
 from fbn_deploy.latency.cache import LatencyCache
-from fbn_deploy.latency.inventory import Inventory, probe_name
+from fbn_deploy.latency.inventory import Inventory, Probe, probe_name
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.predictor import spearman
-from fbn_deploy.latency.record import utc_now
+from fbn_deploy.latency.record import LatencyRecord, utc_now
 from fbn_deploy.pipeline.bundle import bundle
 from fbn_deploy.progress import reporter
 from fbn_deploy.supernet.definition import definition
@@ -50,6 +52,7 @@ SPACES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "mobilenet 160": ("mobilenet", 160, {}),
     "nasbench201": ("nasbench201", 32, {}),
 }
+Measured = tuple[Probe, LatencyRecord]  # a whole network
 FITTED, UNSEEN = 60, 60
 TURNS = 12
 QUICK = {"nasbench201": ("nasbench201", 32, {"cells": 1})}, 24, 12
@@ -73,11 +76,11 @@ class Figures:
 def judged(fit: LatencyTable, unseen: LatencyTable) -> dict[str, Any]:
     """The predictor fitted on one table against the networks of the other."""
     predictor = fit.predictor()
-    flops, known = probes_of(fit)
-    unseen_flops, measured = probes_of(unseen)
-    predictions = [predictor(probe.counts) for probe in unseen.inventory.probes]
-    sums = np.array([predictor.sum_ms(probe.counts) for probe in fit.inventory.probes])
-    unseen_sums = np.array([predictor.sum_ms(probe.counts) for probe in unseen.inventory.probes])
+    known, judges = fit.fitted(), alone(unseen)
+    known_ms, measured = latencies_of(known), latencies_of(judges)
+    predictions = [predictor(probe.counts) for probe, _ in judges]
+    sums = np.array([predictor.sum_ms(probe.counts) for probe, _ in known])
+    unseen_sums = np.array([predictor.sum_ms(probe.counts) for probe, _ in judges])
     inside = [
         p.low_ms <= value <= p.high_ms for p, value in zip(predictions, measured, strict=True)
     ]
@@ -86,9 +89,11 @@ def judged(fit: LatencyTable, unseen: LatencyTable) -> dict[str, Any]:
     half_ms = np.array([prediction.high_ms - prediction.value_ms for prediction in predictions])
     methods = {
         "predictor": Figures.of(value_ms, measured),
-        "line in multiply-adds": Figures.of(line(flops, known)(unseen_flops), measured),
+        "line in multiply-adds": Figures.of(
+            line(flops_of(known), known_ms)(flops_of(judges)), measured
+        ),
         "sum of blocks": Figures.of(unseen_sums, measured),
-        "sum × one factor": Figures.of(unseen_sums * np.median(known / sums), measured),
+        "sum × one factor": Figures.of(unseen_sums * np.median(known_ms / sums), measured),
     }
     return {
         "range_ms": [float(measured.min()), float(np.median(measured)), float(measured.max())],
@@ -106,15 +111,22 @@ def judged(fit: LatencyTable, unseen: LatencyTable) -> dict[str, Any]:
     }
 
 
-def probes_of(table: LatencyTable) -> tuple[np.ndarray, np.ndarray]:
-    """Multiply-adds and latencies in milliseconds of a table's whole networks."""
-    probes = table.inventory.probes
-    latencies = [table.records[name].value_ms for name in names_of(table)]
-    return np.array([float(probe.flops) for probe in probes]), np.array(latencies)
+def alone(table: LatencyTable) -> list[Measured]:
+    """The table's whole networks that had the core to themselves; all, where none had."""
+    names = [name for name in table.inventory.graphs if name not in table.inventory.blocks]
+    records = [table.records[name] for name in names]
+    pairs = list(zip(table.inventory.probes, records, strict=True))
+    return [pair for pair in pairs if not pair[1].timing.crowded_out] or pairs
 
 
-def names_of(table: LatencyTable) -> list[str]:
-    return [name for name in table.inventory.graphs if name not in table.inventory.blocks]
+def latencies_of(networks: Sequence[Measured]) -> np.ndarray:
+    """In milliseconds."""
+    return np.array([record.value_ms for _, record in networks])
+
+
+def flops_of(networks: Sequence[Measured]) -> np.ndarray:
+    """Multiply-adds."""
+    return np.array([float(probe.flops) for probe, _ in networks])
 
 
 def line(flops: np.ndarray, measured: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

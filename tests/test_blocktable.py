@@ -18,7 +18,7 @@ from fbn_deploy.latency import meter as meters
 from fbn_deploy.latency.blocktable import LatencyTable, measured_table
 from fbn_deploy.latency.cache import LatencyCache
 from fbn_deploy.latency.crowding import Pace
-from fbn_deploy.latency.inventory import Graph, Inventory
+from fbn_deploy.latency.inventory import Graph, Inventory, Probe, probe_name
 from fbn_deploy.latency.meter import LatencyMeter
 from fbn_deploy.latency.network import Network
 from fbn_deploy.latency.timing import Timing, time_runs
@@ -180,6 +180,25 @@ def test_a_cached_latency_of_a_crowd_is_not_taken_once_a_calmer_core_is_known(
         meter = timed(machine)
         assert meter.measure(network_of("a")).value_ms == pytest.approx(1.0)
         assert meter.num_measured == times
+
+
+@pytest.mark.parametrize(
+    ("networks", "crowded", "fitted"), [(40, 19, 21), (40, 20, 40), (12, 2, 10), (12, 3, 12)]
+)
+def test_networks_in_a_crowd_do_not_say_how_blocks_add_up(
+    networks: int, crowded: int, fitted: int
+) -> None:
+    """As long as more than half of them, and ten, had the core to themselves."""
+    inventory = dataclasses.replace(
+        INVENTORY, probes=tuple(Probe(str(n), 1, {}) for n in range(networks))
+    )
+    records = {
+        probe_name(n): record(value_ms=1.0 + n, crowded_out=n < crowded) for n in range(networks)
+    }
+    table = LatencyTable(inventory, records, networks, 1.0)
+    used = [float(probe.text) for probe, _ in table.fitted()]
+    assert used == list(range(networks))[-fitted:]
+    assert [each.value_ms for _, each in table.fitted()] == [1.0 + n for n in used]
 
 
 def test_a_measurement_that_knew_the_calmer_core_is_not_called_one_of_a_crowd() -> None:
