@@ -19,6 +19,8 @@ table). Not every winner could use 90 %. It is asked of two sets of searches: ``
 the space has such networks by the survey (made before the load begins), from its fastest network at
 90 % of the budget or less to its slowest at the budget or more; and ``candidate_near``, where the
 search scored one. A search that aims below its budget leaves the second set by its own doing.
+Two things leave a part of a budget unused: the winner is the best network by its score, not the
+slowest; and a promise is more than what a network takes. ``used_of_promised`` is the latter alone.
 """
 
 from __future__ import annotations
@@ -157,6 +159,7 @@ def judged(promise: Promise, span: tuple[float, float]) -> dict[str, Any]:
         ),
         "used": statistics.median(later) / promise.budget_ms,
         "promised_share": promise.confirmed["upper_ms"] / promise.budget_ms,
+        "used_of_promised": statistics.median(later) / promise.confirmed["upper_ms"],
         "space_near": space_near(promise.budget_ms, *span),
         "candidate_near": any(ms >= FULL * promise.budget_ms for ms in predicted if ms),
         "over": max(later) > promise.budget_ms,
@@ -217,6 +220,8 @@ def main() -> None:
         "largest_share_of_budget": max(max(r["profiles_ms"]) / r["budget_ms"] for r in rows),
         "median_used": statistics.median(row["used"] for row in rows),
         "median_promised": statistics.median(row["promised_share"] for row in rows),
+        "median_used_of_promised": statistics.median(row["used_of_promised"] for row in rows),
+        "least_used_of_promised": min(row["used_of_promised"] for row in rows),
         "space_near": len(by_space),
         "space_near_using_90_percent": _using(by_space, "used"),
         "space_near_promising_90_percent": _using(by_space, "promised_share"),
