@@ -202,7 +202,7 @@ def test_networks_in_a_crowd_do_not_say_how_blocks_add_up(
 
 
 def test_a_measurement_that_knew_the_calmer_core_is_not_called_one_of_a_crowd() -> None:
-    """Its shortest a and ρ may be of two moments, one of them crowded."""
+    """Its own best moment may be crowded: what it was judged by counts."""
     best = Pace(60.0, 40.0)
     mixed = record(best_arithmetic_us=70.0, best_reference_us=40.0, known_kappa=1.5)
     assert not mixed.was_crowded(best)
