@@ -77,6 +77,14 @@ def test_the_slowdown_is_the_ratio_and_never_below_one() -> None:
     assert slowdown_of(record(reference_us=30.0, slow_us=None)) == 1.0
 
 
+def test_beside_crowds_a_network_may_be_slower_later() -> None:
+    """Not in one that did not end: there the median is of the crowd itself."""
+    assert slowdown_of(record(crowded=0.1)) == 1.0
+    assert slowdown_of(record(crowded=0.11)) == pytest.approx(1.06)
+    assert slowdown_of(record(reference_us=30.0, slow_us=36.0, crowded=0.5)) == pytest.approx(1.272)
+    assert slowdown_of(record(crowded=1.0, crowded_out=True)) == 1.0
+
+
 def test_a_confirmation_in_a_fast_moment_is_stretched() -> None:
     """1.0 ms at 30 µs where slow is 36 µs: 1.0 · 36 / 30 = 1.2, over its worst round of 1.05."""
     fast = record(1.0, 30.0, 36.0, worst_round_ms=1.05)

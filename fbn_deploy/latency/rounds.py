@@ -36,7 +36,7 @@ _MIN_RUNS = 3  # in a round
 _MIN_SLICES = 3  # of their own in a third of a measurement: fewer say little
 _SLICE_S = 0.001
 _CALM_S = 0.002
-_CROWDED = 0.1  # of the time: beyond it somebody is there, and uses caches and memory as well
+CROWDS = 0.1  # of the time: beyond it somebody is there, and uses caches and memory as well
 _SLOWED = 1.15  # times the cycles of the fastest twentieth: by that
 _OWN = 0.5  # of a round's time in slices of its own: with less it is no round
 # 97.5 % quantiles of Student's t for 1, 2, … degrees of freedom; beyond the table: normal.
@@ -193,7 +193,7 @@ class Sampling:
         if self._on_device:
             return self.rounds
         own = [each.calm(self.best) for each in self.rounds]
-        if self.crowded > _CROWDED:
+        if self.crowded > CROWDS:
             fast = _fast(slice_ for each in own for slice_ in each.slices)
             own = [each.within(_SLOWED * fast) for each in own]
         least_s = _OWN * self.protocol.round_s
