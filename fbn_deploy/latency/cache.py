@@ -45,10 +45,10 @@ AND json_extract(record, '$.value_ms') = ?
 """
 _PACE = """
 SELECT json_extract(record, '$.best_arithmetic_us') AS arithmetic_us,
-json_extract(record, '$.best_reference_us')
+json_extract(record, '$.best_reference_us') AS reference_us
 FROM latency WHERE json_extract(record, '$.conditions.device') = ?
 AND json_extract(record, '$.arithmetic') = ? AND arithmetic_us IS NOT NULL
-ORDER BY arithmetic_us LIMIT 1
+ORDER BY arithmetic_us * reference_us LIMIT 1
 """
 
 

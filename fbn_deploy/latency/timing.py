@@ -86,7 +86,7 @@ class Timing:
     """What disturbed the measurement, in words; empty when nothing did."""
     best_arithmetic_us: float | None = None
     best_reference_us: float | None = None
-    """a and ρ in the moment of the shortest a (``crowding.py``); None where the device's own clock
+    """a and ρ in the best moment (``crowding.py``); None where the device's own clock
     times."""
     known_kappa: float | None = None
     """a₀ / ρ₀ as known at the end, by which slices were judged; None in older records as well."""
