@@ -14,13 +14,13 @@ that is known of the device, a moment with
     a / ρ > 1.2 a₀ / ρ₀
 
 is *crowded* and left out of the median like a preempted run, as long as enough others remain. (The
-smallest κ would be no such measure: an interrupted ρ makes it too small, for good. The shortest a
-alone has a ρ that is up to a tenth too long, the more of them are known the likelier; and the
-shortest a and ρ of different moments may be of different clocks.)
+smallest κ would be no such measure: an interrupted ρ makes it too small, for good. Nor would the
+shortest a and ρ of different moments, whose clocks may differ.)
 
 Two cores of a shared Intel Xeon (Ice Lake), looks in turns with a MobileNet of 0.77 ms on ONNX
 Runtime, on OpenVINO, and with nothing: κ was 3.5 to 3.9 alone and 4.6 to 5.7 in a crowd, and in
-between for 1 to 3 % of 1,000 looks each. In a crowd exponentials take 1.5 to 1.7 times as long, the
+between for 1 to 3 % of 1,000 looks each. The best of hundreds of records had 3.29 to 3.54, which is
+why the limit is 1.2: at 1.15 times 3.29 many calm moments would be crowded. In a crowd exponentials take 1.5 to 1.7 times as long, the
 chain 1.15 times and the network 1.6 times. The clock moves the chain from 6.2 to 7.7 µs, between
 idle moments and AVX-512, and κ not at all. Crowds last from a tenth of a millisecond to minutes.
 (ρ was SHA-256 before, which has a unit to itself on the AMD EPYC where it was chosen. On the Xeon

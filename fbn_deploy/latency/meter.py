@@ -173,7 +173,7 @@ class LatencyMeter:
         """The latency under a timing protocol in new processes, one after the other.
 
         Memory layout differs from process to process and the clock drifts with time; a budget
-        has to hold over both. Three processes spread over about 15 s; see ``timing.py`` for how
+        has to hold over both. Three processes, 15 to 45 s; see ``timing.py`` for how
         well that holds. What the cache holds is taken if it is true today
         (``_forget_if_outdated``). A process that is found to have been in a crowd only because a
         later one was not is measured again.

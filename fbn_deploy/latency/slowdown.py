@@ -33,8 +33,8 @@ follows the machine, and stretches nothing where the clock stands still: on a cr
 where SHA-256 took 62 to 87 µs and bounds were stretched by up to 1.3, divisions take 7.67 to 7.74.
 
 What others leave of caches and memory moves as well, and nothing that is timed here follows it. On
-that Xeon, crowded for 28 to 97 % of the time, medians of one network in other processes, up to 35
-minutes apart, had a standard deviation of 2.9 % (91 of 30 networks), and hardly followed the share
+that Xeon, crowded for 28 to 97 % of the time, medians of one network in other processes, up to half
+an hour apart, had a standard deviation of 2.9 % (91 of 30 networks), and hardly followed the share
 of the crowd (7 % ± 2 % from none to all). The largest of three bounded 3 of 18 later ones, times
 1.02 7, times 1.06 16 and times 1.09 all. So where crowds took more than a tenth of the time, 1.06
 is multiplied; not in a crowd that did not end, which makes the median itself too large.

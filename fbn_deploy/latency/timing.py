@@ -91,7 +91,7 @@ class Timing:
     known_kappa: float | None = None
     """a₀ / ρ₀ as known at the end, by which slices were judged; None in older records as well."""
     crowded: float = 0.0
-    """Share of the time during which somebody else computed on the core, waiting apart; left out of
+    """Share of the time during which somebody else computed on the core; left out of
     the median and ``worst_round_ms`` unless ``crowded_out``."""
     crowded_out: bool = False
     """Whether so little was sampled with the core to itself that the crowded time counts too."""
