@@ -20,9 +20,10 @@ shortest a and ρ of different moments, whose clocks may differ.)
 Two cores of a shared Intel Xeon (Ice Lake), looks in turns with a MobileNet of 0.77 ms on ONNX
 Runtime, on OpenVINO, and with nothing: κ was 3.5 to 3.9 alone and 4.6 to 5.7 in a crowd, and in
 between for 1 to 3 % of 1,000 looks each. The best of hundreds of records had 3.29 to 3.54, which is
-why the limit is 1.2: at 1.15 times 3.29 many calm moments would be crowded. In a crowd exponentials take 1.5 to 1.7 times as long, the
-chain 1.15 times and the network 1.6 times. The clock moves the chain from 6.2 to 7.7 µs, between
-idle moments and AVX-512, and κ not at all. Crowds last from a tenth of a millisecond to minutes.
+why the limit is 1.2: at 1.15 times 3.29 many calm moments would be crowded. In a crowd exponentials
+take 1.5 to 1.7 times as long, the chain 1.15 times and the network 1.6 times. The clock moves the
+chain from 6.2 to 7.7 µs, between idle moments and AVX-512, and κ not at all. Crowds last from a
+tenth of a millisecond to minutes.
 (ρ was SHA-256 before, which has a unit to itself on the AMD EPYC where it was chosen. On the Xeon
 it takes 1.25 to 1.45 times as long in a crowd, and that κ said nothing of the network's time:
 Spearman 0.03. Products of matrices tell less than exponentials on both, and chains of additions,
