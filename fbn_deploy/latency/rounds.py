@@ -105,7 +105,7 @@ class Round:
         crowds_s = sorted(
             look_s
             for each in self.slices
-            for look_s, pace in zip((each.started_s, each.ended_s), each.paces, strict=False)
+            for look_s, pace in zip((each.started_s, each.ended_s), each.paces, strict=True)
             if best is not None and pace.is_crowded(best)
         )
 
@@ -165,8 +165,9 @@ class Sampling:
     lost_s: float = 0.0
     """Seconds of what does not count as the core's own, so far as is known."""
     _last: Pace | None = None  # the look at the end of a slice is the one before the next
-    _runs: _Runs | None = None
-    _on_device: bool = False  # a clock of its own, on which nobody here computes
+
+    def __post_init__(self) -> None:
+        self._runs = _Runs(self.enqueue, self.machine, self.one_thread)
 
     def run(self) -> None:
         """Rounds until the interval is narrow enough, or the time limit ends it (three rounds at
@@ -190,7 +191,7 @@ class Sampling:
     def own(self) -> list[Round]:
         """What had the core to itself: of the rounds in which that is enough to count; where these
         are few, of all together, in thirds; nothing where that is too little."""
-        if self._on_device:
+        if not any(each.paces for each in self.slices):  # a device that nobody here computes on
             return self.rounds
         own = [each.calm(self.best) for each in self.rounds]
         if self.crowded > CROWDS:
@@ -241,11 +242,10 @@ class Sampling:
     def _slice(self) -> Slice:
         machine = self.machine
         started_s, before = machine.now_s(), self._last or machine.look()
-        runs = self._runs = self._runs or _Runs(self.enqueue, machine, self.one_thread)
+        runs = self._runs
         runs.begin()
         begun_s, device_ms = machine.now_s(), runs.take()
-        self._on_device = device_ms is not None
-        slice_s = self.protocol.round_s if self._on_device else _SLICE_S
+        slice_s = _SLICE_S if device_ms is None else self.protocol.round_s
         while machine.now_s() - begun_s < slice_s:
             runs.take()
         self._last = machine.look()
@@ -256,7 +256,7 @@ class Sampling:
             started_s=started_s,
             ended_s=machine.now_s(),
             reference_us=before.reference_us,
-            paces=() if self._on_device else (before, self._last),
+            paces=(before, self._last) if device_ms is None else (),
         )
 
 
