@@ -9,7 +9,7 @@ and 60 other networks, half of them drawn uniformly, half with a leaning (``late
 they are measured in turns with the first, since the speed of a shared machine drifts by several
 percent within minutes, which no predictor can know.
 Networks during which somebody else computed on the core to the end (``crowding.py``) do not judge,
-and are fitted only where they are most; how many judge is stated.
+and are fitted only where next to all are such; how many judge is stated.
 Stated for the unseen: mean absolute percentage error, Spearman, the share within ±10 %, how many
 lie in the 90 % interval and how wide it is; beside them, fitted on the same 60 networks, a line in
 multiply-adds, and the plain sum of blocks times the one factor that fits best; and what building
