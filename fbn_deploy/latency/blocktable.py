@@ -75,7 +75,7 @@ class LatencyTable:
             )
             for less in (_LESS if crowded and alone else (1.0,))
         ]
-        return min(predictors, key=lambda each: each.quality.mape)
+        return min(predictors, key=lambda each: each.mape)
 
     def fitted(self) -> list[tuple[Probe, LatencyRecord]]:
         """The whole networks that say how blocks add up: those that had the core to themselves;
