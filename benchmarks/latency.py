@@ -83,9 +83,9 @@ def judged(
     predictor = fit.predictor()
     known, judges = fit.fitted(), alone(unseen)
     known_ms, measured = latencies_of(known), latencies_of(judges)
-    predictions = [predictor(probe.counts) for probe, _ in judges]
-    sums = np.array([predictor.sum_ms(probe.counts) for probe, _ in known])
-    unseen_sums = np.array([predictor.sum_ms(probe.counts) for probe, _ in judges])
+    predictions = [predictor(probe.composition) for probe, _ in judges]
+    sums = np.array([predictor.sum_ms(probe.composition) for probe, _ in known])
+    unseen_sums = np.array([predictor.sum_ms(probe.composition) for probe, _ in judges])
     inside = [
         p.low_ms <= value <= p.high_ms for p, value in zip(predictions, measured, strict=True)
     ]

@@ -18,6 +18,7 @@ from fbn_deploy.errors import FBNError
 from fbn_deploy.latency import meter as meters
 from fbn_deploy.latency.blocktable import LatencyTable, measured_table
 from fbn_deploy.latency.cache import LatencyCache
+from fbn_deploy.latency.composition import Composition
 from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.inventory import Graph, Inventory, Probe, probe_name
 from fbn_deploy.latency.meter import LatencyMeter
@@ -192,7 +193,7 @@ def test_networks_in_a_crowd_do_not_say_how_blocks_add_up(
 ) -> None:
     """As long as ten had the core to themselves."""
     inventory = dataclasses.replace(
-        INVENTORY, probes=tuple(Probe(str(n), 1, {}) for n in range(networks))
+        INVENTORY, probes=tuple(Probe(str(n), 1, Composition({})) for n in range(networks))
     )
     records = {
         probe_name(n): record(value_ms=1.0 + n, crowded_out=n < crowded) for n in range(networks)
@@ -230,7 +231,7 @@ def test_blocks_in_a_crowd_count_what_they_take_without_one() -> None:
     for networks_in_a_crowd in (0, 12, 25):
         table = table_of(4, networks_in_a_crowd)
         assert worst_error(table) < 0.02
-        assert table.predictor().sum_ms(dict.fromkeys(BLOCKS, 1)) == pytest.approx(
+        assert table.predictor().sum_ms(Composition(dict.fromkeys(BLOCKS, 1))) == pytest.approx(
             sum(TIMES.values()), rel=0.05
         )
 
@@ -238,7 +239,7 @@ def test_blocks_in_a_crowd_count_what_they_take_without_one() -> None:
 def test_where_everything_is_in_a_crowd_blocks_count_as_they_were_measured() -> None:
     table = table_of(len(BLOCKS), 40)
     assert worst_error(table, times=1.6) < 0.02
-    assert table.predictor().sum_ms(dict.fromkeys(BLOCKS, 1)) == pytest.approx(
+    assert table.predictor().sum_ms(Composition(dict.fromkeys(BLOCKS, 1))) == pytest.approx(
         1.6 * sum(TIMES.values())
     )
 

@@ -187,7 +187,7 @@ def test_a_table_measured_without_pytorch_predicts(table_path: Path, bundle_path
     assert table.records.keys() == table.inventory.graphs.keys()
     assert 40 < table.measurements <= 2 * len(table.records)
     predictor, probe = table.predictor(), table.inventory.probes[0]
-    prediction = predictor(probe.counts)
+    prediction = predictor(probe.composition)
     assert prediction.low_ms < prediction.value_ms < prediction.high_ms
     assert (
         table_for(table_path, (small_space().as_json(), 10, 1, "fp32", "fair"), threads=1) == table

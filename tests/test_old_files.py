@@ -76,7 +76,7 @@ def test_an_old_table_predicts_for_the_old_bundle() -> None:
     table, bundle = LatencyTable.load(FORMATS / "table.json"), read_bundle(FORMATS / "blocks.fbn")
     assert table.inventory == bundle.inventory
     assert len(table.inventory.probes) == 10
-    prediction = table.predictor()(table.inventory.probes[0].counts)
+    prediction = table.predictor()(table.inventory.probes[0].composition)
     assert 0 < prediction.low_ms < prediction.value_ms < prediction.high_ms
     assert bundle.network("probe-000").hash == table.records["probe-000"].conditions.network
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FIXED, JOIN = "fixed", "join"
 _STEERING_ELEMENTS = 1024  # as in network.py: integers that steer shapes are part of the structure
-_BYTES = 4  # of a float32
+BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class Cutter:
         those that no input reaches: a runtime computes them once, when it loads the network; and
         from blocks without weights that compute what another one does, of the same tensors (two
         pools of a cell's input): it computes those once as well."""
-        live = _live(deployed)
+        live = live_values(deployed)
         nodes = [node for node in deployed.graph if not live.isdisjoint(node.outputs)]
         groups = _components([(node, self._label(node, live)) for node in nodes])
-        again = _repeated(nodes)
+        again, _ = repeated(nodes)
         return [
             Cut(_block(kind, nodes), nodes, place[:-1] if place in self._paths else "")
             for (place, kind), nodes in groups
@@ -103,7 +103,7 @@ def block_model(cut: Cut) -> ir.Model:
     return model_from_nodes(cut.nodes, boundary, list(_written(cut.nodes)))
 
 
-def _live(model: ir.Model) -> set[ir.Value]:
+def live_values(model: ir.Model) -> set[ir.Value]:
     """The values that depend on the model's inputs."""
     live = set(model.graph.inputs)
     for node in model.graph:
@@ -112,9 +112,10 @@ def _live(model: ir.Model) -> set[ir.Value]:
     return live
 
 
-def _repeated(nodes: Sequence[ir.Node]) -> set[int]:
-    """The ids of those among ``nodes`` that do what an earlier one did."""
-    same: dict[int, int] = {}  # id of a value → that of the equal one that comes first
+def repeated(nodes: Sequence[ir.Node]) -> tuple[set[int], dict[int, int]]:
+    """The ids of those among ``nodes`` that do what an earlier one did; and the id of each value
+    that they write → that of the equal one that comes first."""
+    same: dict[int, int] = {}
     first: dict[tuple[object, ...], ir.Node] = {}
     again: set[int] = set()
     for node in nodes:
@@ -125,7 +126,7 @@ def _repeated(nodes: Sequence[ir.Node]) -> set[int]:
             again.add(id(node))
             for value, known in zip(node.outputs, earlier.outputs, strict=True):
                 same[id(value)] = same.get(id(known), id(known))
-    return again
+    return again, same
 
 
 def _components(
@@ -162,8 +163,8 @@ def _block(kind: str, nodes: tuple[ir.Node, ...]) -> Block:
         kind=kind,
         name=f"{what} {shape}",
         nodes=len(nodes),
-        activations_mb=sum(_elements(v) for node in nodes for v in node.outputs) * _BYTES / 1e6,
-        weights_mb=sum(_elements(value) for value in constants) * _BYTES / 1e6,
+        activations_mb=sum(elements(v) for node in nodes for v in node.outputs) * BYTES / 1e6,
+        weights_mb=sum(elements(value) for value in constants) * BYTES / 1e6,
         multiply_adds=sum(_multiply_adds(node) for node in nodes) / 1e6,
     )
 
@@ -194,9 +195,9 @@ def _steering(value: ir.Value) -> str:
     """The values of a constant that are structure: scalars, and small integers."""
     if not value.is_initializer() or value.const_value is None:
         return ""
-    tensor, elements = value.const_value, _elements(value)
+    tensor, count = value.const_value, elements(value)
     integer = tensor.dtype.is_integer() or tensor.dtype.name == "BOOL"
-    if elements <= 1 or (integer and elements <= _STEERING_ELEMENTS):
+    if count <= 1 or (integer and count <= _STEERING_ELEMENTS):
         return str(tensor.numpy().tolist())
     return ""
 
@@ -229,15 +230,16 @@ def _shape(value: ir.Value) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else 1 for size in shape)
 
 
-def _elements(value: ir.Value) -> int:
+def elements(value: ir.Value) -> int:
+    """How many numbers it holds."""
     return math.prod(_shape(value))
 
 
 def _multiply_adds(node: ir.Node) -> float:
     """Output elements times the weights that each of them meets."""
     if node.op_type == "Conv" and node.inputs[1] is not None:
-        return _elements(node.outputs[0]) * math.prod(_shape(node.inputs[1])[1:])
+        return elements(node.outputs[0]) * math.prod(_shape(node.inputs[1])[1:])
     if node.op_type in ("Gemm", "MatMul") and node.inputs[0] is not None:
         inner = _shape(node.inputs[0])[-1]
-        return _elements(node.outputs[0]) * inner
+        return elements(node.outputs[0]) * inner
     return 0.0

@@ -71,7 +71,7 @@ class LatencyTable:
                     key: self.records[key].value_ms * (less if key in crowded else 1.0)
                     for key in blocks
                 },
-                [(probe.counts, record.value_ms) for probe, record in networks],
+                [(probe.composition, record.value_ms) for probe, record in networks],
             )
             for less in (_LESS if crowded and alone else (1.0,))
         ]

@@ -1,8 +1,9 @@
-"""How often a network has each block: cut out of its graph, or summed up over its options.
+"""What a network consists of: cut out of its graph, or summed up over its options.
 
 In a chain of layers an option brings the same blocks whatever stands beside it. Where all networks
 cut so far bear that out, the blocks of further ones are looked up, at a thousandth of the time;
-in a cell space, where ops are fused across edges or fall away, every graph is cut. An exception
+in a cell space, where ops are fused across edges or fall away, every graph is cut, and its seams
+are told as well (``composition.py``). An exception
 that 24 networks did not show would make a prediction wrong, and no promise: whatever is to win is
 measured whole.
 """
@@ -10,10 +11,11 @@ measured whole.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fbn_deploy.latency.blocks import Cut, Cutter
+from fbn_deploy.latency.composition import Composition, blocks_of, seams_of
 from fbn_deploy.space import Architecture
 
 if TYPE_CHECKING:
@@ -35,7 +37,8 @@ class Counting:
         self.cutter = Cutter(decisions)
         self._brings: dict[tuple[str, str], Counter[str]] = {}
         self._seen: Counter[tuple[str, str]] = Counter()
-        self._adds_up = True
+        self.adds_up = True
+        """Whether every option brought the same blocks in all networks so far."""
         self.num_cut = 0
 
     def cut(self, architecture: Architecture, model: onnx_ir.Model) -> list[Cut]:
@@ -47,23 +50,21 @@ class Counting:
             option = architecture[self._decisions[cut.path]] if cut.path else ""
             found[cut.path, option][cut.block.key] += 1
         for place, blocks in found.items():
-            self._adds_up &= self._brings.setdefault(place, blocks) == blocks
+            self.adds_up &= self._brings.setdefault(place, blocks) == blocks
             self._seen[place] += 1
         return cuts
 
-    def __call__(self, architecture: Architecture) -> dict[str, int]:
-        """Block key → how often the network has it."""
+    def __call__(self, architecture: Architecture) -> Composition:
+        """The composition of a network, without seams where options bring the same blocks."""
         places = self._places(architecture)
-        known = self._adds_up and self.num_cut >= LEAST_NETWORKS
+        known = self.adds_up and self.num_cut >= LEAST_NETWORKS
         if known and all(self._seen[place] >= LEAST_SEEN for place in places):
-            return dict(sum((self._brings[place] for place in places), Counter[str]()))
-        return counted(self.cut(architecture, self._deployed(architecture)))
+            brought = sum((self._brings[place] for place in places), Counter[str]())
+            return Composition(dict(brought))
+        model = self._deployed(architecture)
+        blocks = blocks_of(self.cut(architecture, model))
+        return Composition(blocks, {} if self.adds_up else seams_of(model))
 
     def _places(self, architecture: Architecture) -> list[tuple[str, str]]:
         chosen = [(path, architecture[name]) for path, name in self._decisions.items()]
         return [_OUTSIDE, *chosen]
-
-
-def counted(cuts: Iterable[Cut]) -> dict[str, int]:
-    """Block key → how often it stands among ``cuts``."""
-    return dict(Counter(cut.block.key for cut in cuts))

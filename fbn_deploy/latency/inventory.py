@@ -14,18 +14,32 @@ from typing import Any
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.blocks import Block
+from fbn_deploy.latency.composition import Composition
 
-SCHEMA = 1
+SCHEMA = 2
+_READ = (1, SCHEMA)  # 1 has no seams
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A whole network: what was chosen, in the space's own notation, and its blocks."""
+    """A whole network: what was chosen, in the space's own notation, and what it consists of."""
 
     text: str
     flops: int
-    counts: Mapping[str, int]
-    """Block key → how often the network has it."""
+    composition: Composition
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "flops": self.flops,
+            "counts": dict(self.composition.blocks),
+            "seams": dict(self.composition.seams),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Probe:
+        composition = Composition(value["counts"], value.get("seams", {}))
+        return cls(value["text"], value["flops"], composition)
 
 
 @dataclass(frozen=True)
@@ -64,9 +78,7 @@ class Inventory:
             "unsigned": self.unsigned,
             "bn": self.bn,
             "blocks": [block.as_json() for _, block in sorted(self.blocks.items())],
-            "probes": [
-                {"text": p.text, "flops": p.flops, "counts": dict(p.counts)} for p in self.probes
-            ],
+            "probes": [probe.as_json() for probe in self.probes],
             "graphs": {
                 name: {"hash": g.hash, "inputs": {k: list(v) for k, v in g.inputs.items()}}
                 for name, g in sorted(self.graphs.items())
@@ -77,7 +89,7 @@ class Inventory:
     def from_json(cls, value: Any) -> Inventory:
         """The inverse of ``as_json``. Raises ``FBNError`` for anything else."""
         try:
-            if value["schema"] != SCHEMA:
+            if value["schema"] not in _READ:
                 raise FBNError(
                     f"An inventory has the schema {value['schema']}; this version of fbn_deploy "
                     f"reads {SCHEMA}."
@@ -88,7 +100,7 @@ class Inventory:
                 num_classes=value["num_classes"],
                 batch=value["batch"],
                 blocks={block.key: block for block in blocks},
-                probes=tuple(Probe(**probe) for probe in value["probes"]),
+                probes=tuple(map(Probe.from_json, value["probes"])),
                 graphs={
                     name: Graph(g["hash"], {k: tuple(v) for k, v in g["inputs"].items()})
                     for name, g in value["graphs"].items()

@@ -13,7 +13,8 @@ sum, in its dual form (a Gaussian process of mean zero; Rasmussen and Williams 2
     ŷ(x) = k(x)ᵀ (K + σ²I)⁻¹ y.
 
 Features: the blocks' times by kind and by shape, their number, nodes, bytes written, bytes of
-weights and multiply-adds; each scaled so that over the probes it is as large as the sum. Everything
+weights and multiply-adds; each scaled so that over the probes it is as large as the sum. In cell
+spaces the network's seams (``composition.py``) are features as well, scaled together. Everything
 is divided by the network's plain sum first, so that errors are relative. s, τ and σ are those of
 a small grid with the smallest mean absolute leave-one-out error, which has a closed form (there,
 equation 5.12): r_i = [(K + σ²I)⁻¹ y]_i / [(K + σ²I)⁻¹]_ii.
@@ -31,7 +32,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,15 +44,16 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from fbn_deploy.latency.blocks import Block
+    from fbn_deploy.latency.composition import Composition
 
     Matrix = npt.NDArray[np.float64]
-    Counts = Mapping[str, int]
 
 COVERAGE = 0.9
 MIN_PROBES = 10
 _FREE = 3.0  # prior deviation of a, which lies between 0.5 and 1.5
 _SHARED = (0.01, 0.03, 0.1, 0.3)  # s
 _SINGLE = (0.0, 0.03, 0.1)  # τ
+_SEAMS = 3.0  # all seams together, as a multiple of the sum; of 1, 3 and 10 the best on two tables
 _NOISE = (0.005, 0.01, 0.02, 0.05, 0.1)  # σ
 _FOLDS = 6
 # A probe whose error is that many times the median error was disturbed: it hardly counts in the
@@ -94,30 +96,55 @@ class Quality:
 
 
 class Features:
-    """Blocks as rows of numbers; a network is a sum of rows, divided by its plain sum."""
+    """Blocks and seams as rows of numbers; a network is a sum of rows, divided by its plain sum.
+    Seams take no time of their own, and have a column each."""
 
-    def __init__(self, blocks: Mapping[str, Block], times_ms: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        blocks: Mapping[str, Block],
+        times_ms: Mapping[str, float],
+        seams: Iterable[str] = (),
+    ) -> None:
         self.position = {key: number for number, key in enumerate(sorted(blocks))}
+        self.seams = {name: len(blocks) + n for n, name in enumerate(sorted(set(seams)))}
         ordered = [blocks[key] for key in self.position]
-        self.times = np.array([times_ms[block.key] for block in ordered])
+        times = np.array([times_ms[block.key] for block in ordered])
         counted = [(1.0, b.nodes, b.activations_mb, b.weights_mb, b.multiply_adds) for b in ordered]
         groups = ([b.kind for b in ordered], [b.name.rpartition(" ")[2] for b in ordered])
         timed = [
-            self.times * np.array([each == name for each in group])
+            times * np.array([each == name for each in group])
             for group in groups
             for name in sorted(set(group))
         ]
-        self.columns = np.column_stack([np.array(counted), *timed])
+        of_blocks = np.column_stack([np.array(counted), *timed])
+        blank = np.zeros((len(blocks), len(self.seams)))
+        of_seams = np.zeros((len(self.seams), of_blocks.shape[1]))
+        self.times = np.append(times, np.zeros(len(self.seams)))
+        self.columns = np.block([[of_blocks, blank], [of_seams, np.eye(len(self.seams))]])
 
-    def counts(self, networks: Sequence[Counts]) -> Matrix:
-        """(networks, blocks). Raises ``FBNError`` for a block that was not measured."""
-        matrix = np.zeros((len(networks), len(self.position)))
+    def contents(self, networks: Sequence[Composition]) -> Matrix:
+        """(networks, blocks and seams). Raises ``FBNError`` for a block that was not measured;
+        seams that no network of the fit has say nothing."""
+        matrix = np.zeros((len(networks), len(self.times)))
         for row, network in enumerate(networks):
-            for key, count in network.items():
+            for key, count in network.blocks.items():
                 if key not in self.position:
                     raise FBNError(f"The block {key} of a network is not in the latency table.")
                 matrix[row, self.position[key]] = count
+            for name in network.seams.keys() & self.seams.keys():
+                matrix[row, self.seams[name]] = network.seams[name]
         return matrix
+
+    def scale(self, contents: Matrix) -> Matrix:
+        """What each column is multiplied by: over these networks it becomes as large as their
+        sum; seams keep their proportions, so that a rare one says little. A column that none has
+        says nothing; δ alone stands for its blocks."""
+        typical = (contents @ self.columns).mean(axis=0)
+        first = len(typical) - len(self.seams)
+        typical[first:] = typical[first:].sum() / _SEAMS
+        scale: Matrix = np.zeros_like(typical)
+        np.divide((contents @ self.times).mean(), typical, out=scale, where=typical > 0)
+        return scale
 
 
 @dataclass(frozen=True)
@@ -137,17 +164,19 @@ class Predictor:
         self,
         blocks: Mapping[str, Block],
         times_ms: Mapping[str, float],
-        probes: Sequence[tuple[Counts, float]],
+        probes: Sequence[tuple[Composition, float]],
     ) -> None:
-        """``times_ms``: block key → time. ``probes``: a network's blocks, and its own time."""
+        """``times_ms``: block key → time. ``probes``: what a network consists of, and its own
+        time."""
         if len(probes) < MIN_PROBES:
             raise FBNError(
                 f"A predictor is fitted on {MIN_PROBES} whole networks or more; "
                 f"there are {len(probes)}."
             )
-        self._features = Features(blocks, times_ms)
-        counts = self._features.counts([network for network, _ in probes])
-        self._probes = counts, np.array([value for _, value in probes])
+        seams = [name for network, _ in probes for name in network.seams]
+        self._features = Features(blocks, times_ms, seams)
+        contents = self._features.contents([network for network, _ in probes])
+        self._probes = contents, np.array([value for _, value in probes])
         self._fit = _Fit(self._features, *self._probes)
 
     @property
@@ -164,15 +193,15 @@ class Predictor:
     def _wider(self) -> float:
         return _widening(self._features, *self._probes)
 
-    def __call__(self, network: Counts) -> Prediction:
+    def __call__(self, network: Composition) -> Prediction:
         """The latency of a network with these blocks."""
-        value, half = self._fit.predict(self._features.counts([network]))
+        value, half = self._fit.predict(self._features.contents([network]))
         low_high = value[0] - half[0] * self._wider, value[0] + half[0] * self._wider
         return Prediction(float(value[0]), *map(float, low_high))
 
-    def sum_ms(self, network: Counts) -> float:
+    def sum_ms(self, network: Composition) -> float:
         """The plain sum of the blocks."""
-        return float(self._features.counts([network])[0] @ self._features.times)
+        return float(self._features.contents([network])[0] @ self._features.times)
 
 
 class _Fit:
@@ -181,21 +210,16 @@ class _Fit:
     def __init__(
         self,
         features: Features,
-        counts: Matrix,
+        contents: Matrix,
         measured: Matrix,
         *,
         prior: _Prior | None = None,
         scale: Matrix | None = None,
     ) -> None:
         self._features = features
-        if scale is None:
-            typical = (counts @ features.columns).mean(axis=0)
-            total = (counts @ features.times).mean()
-            # A feature that no probe has says nothing; δ alone stands for its blocks.
-            scale = np.divide(total, typical, out=np.zeros_like(typical), where=typical > 0)
-        self.scale = scale
-        self._rows = self._relative(counts)
-        target = measured / (counts @ features.times)
+        self.scale = features.scale(contents) if scale is None else scale
+        self._rows = self._relative(contents)
+        target = measured / (contents @ features.times)
         self.prior, trust = self._chosen(target, prior)
         residuals, deviations = self._left_out(self.prior, target, trust)
         self.left_out = residuals / target
@@ -203,11 +227,11 @@ class _Fit:
         self._weights = self._inverse @ target
         self._quantile = _quantile(np.abs(residuals) / deviations)
 
-    def _relative(self, counts: Matrix) -> tuple[Matrix, Matrix]:
+    def _relative(self, contents: Matrix) -> tuple[Matrix, Matrix]:
         """Features and single blocks of networks, over each network's plain sum."""
-        single = counts * self._features.times
+        single = contents * self._features.times
         sums = single.sum(axis=1, keepdims=True)
-        return counts @ self._features.columns * self.scale / sums, single / sums
+        return contents @ self._features.columns * self.scale / sums, single / sums
 
     def _chosen(self, target: Matrix, given: _Prior | None) -> tuple[_Prior, Matrix]:
         """The prior with the smallest error, and the probes to be trusted (1) or doubted."""
@@ -234,9 +258,9 @@ class _Fit:
         variance = 1.0 / diagonal - prior.noise**2 * (trust - 1.0)
         return inverse @ target / diagonal, np.sqrt(np.maximum(variance, prior.noise**2))
 
-    def predict(self, counts: Matrix) -> tuple[Matrix, Matrix]:
+    def predict(self, contents: Matrix) -> tuple[Matrix, Matrix]:
         """Latency and half-width of the interval, in milliseconds."""
-        rows = self._relative(counts)
+        rows = self._relative(contents)
         cross = _kernel(rows, self._rows, self.prior)
         own = np.array(
             [
@@ -246,7 +270,7 @@ class _Fit:
         )
         spent = np.einsum("ij,jk,ik->i", cross, self._inverse, cross)
         deviation = np.sqrt(np.maximum(own - spent, 0.0) + self.prior.noise**2)
-        sums = counts @ self._features.times
+        sums = contents @ self._features.times
         return cross @ self._weights * sums, self._quantile * deviation * sums
 
 
@@ -269,25 +293,25 @@ def _folds(count: int) -> Iterator[npt.NDArray[np.bool_]]:
         yield np.arange(count) % _FOLDS == fold
 
 
-def _widening(features: Features, counts: Matrix, measured: Matrix) -> float:
+def _widening(features: Features, contents: Matrix, measured: Matrix) -> float:
     """What the half-widths of a fit on these networks are multiplied by; 1 or more."""
     ratios = []
     for held in _folds(len(measured)):
-        value, half = _Fit(features, counts[~held], measured[~held]).predict(counts[held])
+        value, half = _Fit(features, contents[~held], measured[~held]).predict(contents[held])
         ratios.append(np.abs(value - measured[held]) / half)
     return max(1.0, _quantile(np.concatenate(ratios)))
 
 
-def _quality(features: Features, counts: Matrix, measured: Matrix, fit: _Fit) -> Quality:
+def _quality(features: Features, contents: Matrix, measured: Matrix, fit: _Fit) -> Quality:
     predicted = measured * (1.0 - fit.left_out)
     inside, widths = [], []
     for held in _folds(len(measured)):
-        others = counts[~held], measured[~held]
-        value, half = _Fit(features, *others).predict(counts[held])
+        others = contents[~held], measured[~held]
+        value, half = _Fit(features, *others).predict(contents[held])
         half *= _widening(features, *others)
         inside += list(np.abs(value - measured[held]) <= half)
         widths += list(half / value)
-    sums = counts @ features.times
+    sums = contents @ features.times
     return Quality(
         probes=len(measured),
         mape=float(np.abs(fit.left_out).mean()),

@@ -22,10 +22,11 @@ from fbn_deploy.progress import Reporter
 from fbn_deploy.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
+    from fbn_deploy.latency.composition import Composition
     from fbn_deploy.latency.counting import Deployed
     from fbn_deploy.pipeline.parts import Parts
 
-    Counts = Callable[[Architecture], Mapping[str, int]]
+    Composed = Callable[[Architecture], Composition]
 
 PREDICTORS = ("auto", "table", "whole")
 UNKNOWN_MS = 1e30
@@ -100,9 +101,9 @@ class Predicted:
     """Latencies predicted from a table; ``whole`` measures, and is None for a device elsewhere."""
 
     def __init__(
-        self, table: LatencyTable, space: SearchSpace, counts: Counts, whole: Whole | None
+        self, table: LatencyTable, space: SearchSpace, composed: Composed, whole: Whole | None
     ) -> None:
-        self._table, self._space, self._counts, self._whole = table, space, counts, whole
+        self._table, self._space, self._composed, self._whole = table, space, composed, whole
         self.predictor = table.predictor()
         self._known: dict[str, Prediction | None] = {}
         self._seconds = 0.0
@@ -121,9 +122,9 @@ class Predicted:
         key = self._space.canonical(architecture)
         if key not in self._known:
             started = time.perf_counter()
-            counts = self._counts(architecture)
-            known = counts.keys() <= self._table.inventory.blocks.keys()
-            self._known[key] = self.predictor(counts) if known else None
+            composition = self._composed(architecture)
+            known = composition.blocks.keys() <= self._table.inventory.blocks.keys()
+            self._known[key] = self.predictor(composition) if known else None
             self._seconds += time.perf_counter() - started
         return self._known[key]
 
@@ -169,26 +170,26 @@ def whole_or_predicted(
         return whole
     table = measured_table(parts.inventory, parts.network, meter, reporter)
     reporter.say(f"Latency table: {table.cost_text()}.")
-    return _predicted(table, space, parts.counts, whole, reporter)
+    return _predicted(table, space, parts.composition, whole, reporter)
 
 
 def predicted_elsewhere(
-    table: LatencyTable, space: SearchSpace, counts: Counts, reporter: Reporter
+    table: LatencyTable, space: SearchSpace, composed: Composed, reporter: Reporter
 ) -> Latency:
     """The latencies on a target that is known by ``table`` only."""
     reporter.say(f"Latency table: {table.cost_text(now=False)}.")
-    return _predicted(table, space, counts, None, reporter)
+    return _predicted(table, space, composed, None, reporter)
 
 
 def _predicted(
     table: LatencyTable,
     space: SearchSpace,
-    counts: Counts,
+    composed: Composed,
     whole: Whole | None,
     reporter: Reporter,
 ) -> Predicted:
     """By a predictor whose error is said."""
-    predicted = Predicted(table, space, counts, whole)
+    predicted = Predicted(table, space, composed, whole)
     reporter.say(predicted.predictor.quality.text())
     return predicted
 

@@ -82,7 +82,8 @@ def refuse_other_blocks(
     """``FBNError`` where the networks that were measured whole consist of other blocks now."""
     try:
         same = all(
-            counting(space.parse(probe.text)) == probe.counts for probe in table.inventory.probes
+            counting(space.parse(probe.text)).blocks == probe.composition.blocks
+            for probe in table.inventory.probes
         )
     except FBNError:  # no network of the space any more
         same = False

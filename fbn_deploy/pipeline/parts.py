@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fbn_deploy.export.precision.form import Form
 from fbn_deploy.latency.blocks import Block, block_model
-from fbn_deploy.latency.counting import Counting, counted
+from fbn_deploy.latency.composition import Composition, blocks_of, seams_of
+from fbn_deploy.latency.counting import Counting
 from fbn_deploy.latency.inventory import Graph, Inventory, Probe, probe_name
 from fbn_deploy.latency.network import Network, network_from
 from fbn_deploy.latency.probes import covering_architectures, probe_architectures
@@ -31,7 +32,7 @@ class Parts:
     """An inventory with what its graphs are made from."""
 
     inventory: Inventory
-    counts: Counting
+    composition: Counting
     _blocks: dict[str, onnx_ir.Model]
     _probes: dict[str, Architecture]
     _folded: Deployed
@@ -86,8 +87,10 @@ def parts_of(
             if number < len(chosen):
                 graphs[probe_name(number)] = _graph(form.of(model))
                 text, flops = space.text(architecture), costs.flops(architecture)
-                found.append(Probe(text, flops, counted(cuts)))
+                found.append(Probe(text, flops, Composition(blocks_of(cuts), seams_of(model))))
             task.update(number + 1, f"{len(blocks)} blocks")
+    if counting.adds_up:
+        found = [replace(each, composition=Composition(each.composition.blocks)) for each in found]
     inventory = Inventory(
         space=supernet.definition.as_json(),
         num_classes=supernet.num_classes,
