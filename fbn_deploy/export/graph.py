@@ -26,6 +26,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import nn
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.export.shapes import infer_shapes
 from fbn_deploy.export.subgraph import model_from_nodes
 from fbn_deploy.space import Architecture
 from fbn_deploy.supernet.aging import as_if_trained
@@ -129,6 +130,7 @@ def _exported(
     optimizer.fold_constants(model)  # no rewriting: BatchNorms are left to the folding pass
     _flatten(model.graph)
     RemoveUnusedNodesPass()(model)
+    infer_shapes(model)  # once here, not in every graph that is cut out of this one
     model.graph.inputs[0].name, model.graph.outputs[0].name = INPUT, OUTPUT
     _name_by_module(model.graph)
     model.producer_name = "fbn_deploy"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, ShapeInferencePass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.export.folding.constants import follow_constants
@@ -27,6 +26,7 @@ from fbn_deploy.export.folding.operator import size_of
 from fbn_deploy.export.folding.report import Absorbed, FoldReport, LeftAlone, Stayed
 from fbn_deploy.export.folding.rewrite import Rewriter, Rewritten
 from fbn_deploy.export.folding.shifts import Shifts, merged_shifts
+from fbn_deploy.export.shapes import infer_shapes
 
 FLOAT32_LIMIT = 64.0
 """log2 of the spread of D within one tree: half of what float32's exponent spans."""
@@ -70,7 +70,7 @@ def fold_affine(
             "for example with onnx.version_converter."
         )
     folded = model.clone() if copy else model
-    _infer_shapes(folded)
+    infer_shapes(folded)
     graph = folded.graph
     before = _counts(graph)
     network = network_from_graph(graph, opset)
@@ -103,19 +103,6 @@ def fold_affine(
         seconds=time.perf_counter() - start,
     )
     return folded, report
-
-
-def _infer_shapes(model: ir.Model) -> None:
-    """Adds the shapes that are missing; what cannot be inferred stays unknown."""
-    if all(value.shape is not None for node in model.graph for value in node.outputs if value.name):
-        return
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    finally:
-        logger.setLevel(level)
 
 
 def _counts(graph: ir.Graph) -> Counter[str]:
