@@ -92,7 +92,7 @@ class Inventory:
             if value["schema"] not in _READ:
                 raise FBNError(
                     f"An inventory has the schema {value['schema']}; this version of fbn_deploy "
-                    f"reads {SCHEMA}."
+                    f"reads {' and '.join(map(str, _READ))}."
                 )
             blocks = [Block.from_json(block) for block in value["blocks"]]
             return cls(
