@@ -47,10 +47,12 @@ from fbn_deploy.latency.protocol import TimingProtocol
 from fbn_deploy.latency.rounds import MIN_ROUNDS, Enqueue, Sampling, half_width, pause, work
 
 # A measurement is called disturbed beyond these shares. A quiet process on the machine above
-# shows under 1 % of each, and its rounds vary by 2 to 3 %.
+# shows under 1 % of each, and its rounds vary by 2 to 3 %. Steal hits few runs and makes those
+# long, which moves no median: 65 networks measured twice with 3 to 10 % of it were 3 % apart in the
+# mean, 164 without any 4 %.
 _MAX_WAITED = 0.03
 _MAX_PRESSURE = 0.10
-_MAX_STEAL = 0.02
+_MAX_STEAL = 0.10
 _MAX_SPREAD = 0.05
 _MAD_TO_SIGMA = 1.4826
 
