@@ -11,6 +11,7 @@ import pytest
 from test_latency_cache import record
 
 from fbn_deploy.errors import NothingFitsError
+from fbn_deploy.latency.composition import Composition
 from fbn_deploy.latency.meter import Confirmation
 from fbn_deploy.latency.predictor import Prediction
 from fbn_deploy.latency.record import LatencyRecord
@@ -125,11 +126,11 @@ def test_what_is_predicted_above_the_budget_is_not_looked_for_though_its_interva
     None
 ):
     table: Any = SimpleNamespace(
-        predictor=lambda: lambda counts: Prediction(10.5, 9.5, 11.5),
+        predictor=lambda: lambda composition: Prediction(10.5, 9.5, 11.5),
         inventory=SimpleNamespace(blocks={"block": None}),
     )
     space: Any = SimpleNamespace(canonical=lambda architecture: architecture["name"])
-    latency = Predicted(table, space, lambda architecture: {"block": 1}, None)
+    latency = Predicted(table, space, lambda architecture: Composition({"block": 1}), None)
     cost_ms = latency.cost_ms(Architecture.of({"name": "a"}))
     assert not BUDGET.is_met_by(cost_ms)
 
