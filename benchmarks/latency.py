@@ -13,8 +13,9 @@ and are fitted only where next to all are such; how many judge is stated.
 Stated for the unseen: mean absolute percentage error, Spearman, the share within ±10 %, how many
 lie in the 90 % interval and how wide it is; beside them, fitted on the same 60 networks, a line in
 multiply-adds, and the plain sum of blocks times the one factor that fits best; and what building
-the table took. ``measured again`` is what a prediction cannot beat: how far the same networks are
-off, measured once more in the same way by another process, within a minute.
+the table took. ``measured again`` is how far the same networks are off, measured once more in the
+same way by another process, within a minute: the noise of two measurements, of which a perfect
+prediction would meet one (1/√2 of it, where both are equally noisy).
 
 Every measurement goes through the cache (``FBN_CACHE_DIR``), so a run that was killed goes on.
 How our timing agrees with OpenVINO's benchmark_app is in ``benchmarks/timing.py``.
@@ -179,7 +180,7 @@ def measured_in_turns(
             graphs = dict(list(part.graphs.items())[turn::TURNS])
             some = dataclasses.replace(part, graphs=graphs)
             measured.append(measured_table(some, read.network, meter, reporter()))
-        for name, graph in graphs.items():  # of the second part
+        for name, graph in list(parts[1].graphs.items())[turn::TURNS]:
             other = meter.confirm_in_fresh_process(
                 read.network(name), processes=1, protocol=QUICK.name
             )

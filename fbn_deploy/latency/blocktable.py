@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 KIND = "fbn latency table"
 _VAIN = 4  # measurements disturbed again, one after the other: the disturbance goes on
-# What is left of the time of a block that was measured in a crowd; from none of it to what a crowd
-# on the other thread of a core costs at most (``crowding.py``).
+# What is left of the time of a block that was measured in a crowd: from all of it to a step beyond
+# what a network leaves there (it takes 1.6 times as long, ``crowding.py``).
 _LESS = (1.0, 1 / 1.2, 1 / 1.4, 1 / 1.6, 1 / 1.8)
 
 
@@ -54,10 +54,10 @@ class LatencyTable:
     def predictor(self) -> Predictor:
         """The predictor fitted on this table.
 
-        Blocks that somebody else crowded to the end take up to 1.8 times as long. Where the whole
+        Blocks that somebody else crowded to the end take longer than alone. Where the whole
         networks had the core to themselves such blocks count less, by the one of a few factors with
         the smallest error over networks left out. (On a shared Xeon, 17 of 68 blocks of
-        ``mobilenet`` at 160 pixels: 3.1 instead of 4.3 % off on networks that the fit did not see.)
+        ``mobilenet`` at 160 pixels: 3.2 instead of 4.3 % off on networks that the fit did not see.)
         """
         from fbn_deploy.latency.predictor import Predictor
 
