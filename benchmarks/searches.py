@@ -3,10 +3,11 @@
     python benchmarks/searches.py [--searches 20] [--targets onnxruntime-cpu openvino-cpu]
                                   [--out benchmarks/results/searches.json]
 
-Every search is a whole ``fbn deploy`` on digits in a process of its own, with another seed, the
-targets and the budgets taking turns. The budgets bind: half-way from the fastest to the median of
-a survey on the target, the median, half-way to the slowest. The supernet and the subnet are hardly
-trained, which no latency notices. Searches share a latency cache that is empty at the start.
+Every search is a whole ``fbn deploy`` on digits in a process of its own, by its defaults but for a
+small network, with another seed, the targets and the budgets taking turns. The budgets bind:
+half-way from the fastest to the median of a survey on the target, the median, half-way to the
+slowest. The subnet is hardly trained, which no latency notices. Searches share a latency cache, and
+in it the table that the survey measured.
 
 ``fbn profile RUN`` in a fresh process measures a winner again after the next search, and once more
 when all searches are done, a minute after the last one at least. Stated: how many winners were
@@ -26,7 +27,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,7 @@ from fbn_deploy.latency.record import LatencyRecord, utc_now
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import ready_target
 
-SMALL = [
-    "--width", "0.5", "--depth", "2", "--epochs", "1", "--candidates", "12", "--probe-batches", "2",
-    "--probe-size", "32",
-]  # fmt: skip
+SMALL = ["--width", "0.5", "--depth", "2"]
 SUBNET = ["--retrain-epochs", "0.1"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 NO_BUDGET_MEETS = 3  # exit code
@@ -103,11 +100,13 @@ def fbn(*arguments: str, cache: Path) -> subprocess.CompletedProcess[str]:
 
 
 def surveyed_ms(target: str, folder: Path) -> tuple[float, float, float]:
-    """The least, median and largest latency of a search's survey on ``target``."""
+    """The least, median and largest latency of a search's survey on ``target``, as predicted by
+    the table that all searches share."""
     run = RunDir(folder / f"survey-{target}")
     limit = f"{target}:{NOT_BINDING}"
-    done = fbn("search", *SMALL, "--latency-budget", limit, "--target", target, "--run",
-               str(run.path), cache=folder / "survey-cache")  # fmt: skip
+    done = fbn("search", *SMALL, "--candidates", "1", "--predictor", "table", "--latency-budget",
+               limit, "--target", target, "--run", str(run.path),
+               cache=folder / "cache")  # fmt: skip
     if done.returncode:
         raise RuntimeError(done.stderr)
     (found,) = read_json(run.search)["survey"]["ranges"]
@@ -120,13 +119,11 @@ def binding_budgets_ms(target: str, folder: Path) -> list[float]:
     return [round(ms, 3) for ms in ((least + median) / 2, median, (median + most) / 2)]
 
 
-def promised(
-    target: str, budget_ms: float, seed: int, folder: Path, more: Sequence[str] = ()
-) -> Promise | None:
-    """One whole deployment, with ``more`` options; None when the search refused its budget."""
+def promised(target: str, budget_ms: float, seed: int, folder: Path) -> Promise | None:
+    """One whole deployment; None when the search refused its budget."""
     run = RunDir(folder / f"run-{seed}")
     start_s = time.monotonic()
-    done = fbn("deploy", *SMALL, *SUBNET, *more, "--seed", str(seed), "--target", target,
+    done = fbn("deploy", *SMALL, *SUBNET, "--seed", str(seed), "--target", target,
                "--latency-budget", f"{target}:{budget_ms}ms", "--run", str(run.path),
                cache=folder / "cache")  # fmt: skip
     if done.returncode == NO_BUDGET_MEETS:

@@ -5,20 +5,21 @@
                                          [--folder DIR]
                                          [--out benchmarks/results/searches_loaded.json]
 
-Every search is a whole ``fbn deploy --predictor table`` on digits in a process of its own, with
-another seed and a budget drawn log-uniformly from the fastest to the slowest network of a survey,
-the targets taking turns. Meanwhile another process computes for 0.5 to 8 s and rests for 1 to 15 s,
-again and again, so that a third of the time it shares a core. After ``--minutes`` no further
-search is started. When all searches are done it ends, and ``fbn profile RUN`` in a fresh process
-measures each winner twice. With ``--folder`` the runs are kept there, and the same command goes on
-with what an earlier one left.
+Every search is a whole ``fbn deploy`` on digits in a process of its own, by its defaults but for a
+small network, with another seed and a budget drawn log-uniformly from the fastest to the slowest
+network of a survey, the targets taking turns. The survey is made before the load begins, and
+measures the table that all share. Meanwhile another process computes for 0.5 to 8 s and rests for 1
+to 15 s, again and again, so that a third of the time it shares a core. After ``--minutes`` no
+further search is started. When all searches are done it ends, and ``fbn profile RUN`` in a fresh
+process measures each winner twice. With ``--folder`` the runs are kept there, and the same command
+goes on with what an earlier one left.
 
 Stated: winners over their budget; how much of the budget the winner uses, and how many use 90 % of
-it; which share of a deployment's time went to latency (the first search of a target measures its
-table). Not every winner could use 90 %. It is asked of two sets of searches: ``space_near``, where
-the space has such networks by the survey (made before the load begins), from its fastest network at
-90 % of the budget or less to its slowest at the budget or more; and ``candidate_near``, where the
-search scored one. A search that aims below its budget leaves the second set by its own doing.
+it; which share of a deployment's time went to latency. Not every winner could use 90 %. It is asked
+of two sets of searches: ``space_near``, where the space has such networks by the survey, from its
+fastest network at 90 % of the budget or less to its slowest at the budget or more; and
+``candidate_near``, where the search scored one. A search that aims below its budget leaves the
+second set by its own doing.
 Two things leave a part of a budget unused: the winner is the best network by its score, not the
 slowest; and a promise is more than what a network takes. ``used_of_promised`` is the latter alone.
 """
@@ -48,7 +49,6 @@ from fbn_deploy.latency.record import LatencyRecord, utc_now
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import Target, ready_target
 
-BY_TABLE = ["--predictor", "table"]
 FULL = 0.9  # of the budget
 _BUSY = """
 import os, random, time
@@ -86,7 +86,7 @@ class Log:
         path = self._path(seed)
         if path.exists():
             return self._kept(read_json(path))
-        promise = promised(target, budget_ms, seed, self.folder, BY_TABLE)
+        promise = promised(target, budget_ms, seed, self.folder)
         content = {"target": target, "budget_ms": budget_ms, "seed": seed, "profiles": []}
         if promise is not None:
             content |= {"run": str(promise.run.path), "seconds": promise.seconds}
@@ -238,7 +238,7 @@ def main() -> None:
         "device": targets[0].device(),
         "versions": {k: v for target in targets for k, v in target.versions().items()},
         "load_at_end": os.getloadavg()[0],
-        "command": " ".join(["fbn", "deploy", *SMALL, *SUBNET, *BY_TABLE]),
+        "command": " ".join(["fbn", "deploy", *SMALL, *SUBNET]),
         "surveyed_ms": {name: list(span) for name, span in spans.items()},
         "summary": summary,
         "seconds": time.monotonic() - started,

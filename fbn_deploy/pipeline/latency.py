@@ -44,7 +44,8 @@ class Latency(Protocol):
         """The predicted latency; None where latencies are measured, or a block is not known."""
 
     def measured(self, architecture: Architecture) -> LatencyRecord:
-        """The latency of the whole network, measured quickly or known from before."""
+        """The latency of the whole network, measured quickly or known from before; measured again
+        where only a calmer moment since then told that it was in a crowd."""
 
     def known_ms(self, architecture: Architecture) -> float | None:
         """The latency of ``measured`` if it was asked for before; nothing is measured."""
@@ -80,10 +81,11 @@ class Whole:
 
     def measured(self, architecture: Architecture) -> LatencyRecord:
         key = self._space.canonical(architecture)
-        if key not in self._known:
+        known = self._known.get(key)
+        if known is None or known.was_crowded(self._meter.pace):
             model = self._deployed(architecture)
-            self._known[key] = self._meter.settled(model, self._meter.measure(model))
-        return self._known[key]
+            known = self._known[key] = self._meter.settled(model, self._meter.measure(model))
+        return known
 
     def known_ms(self, architecture: Architecture) -> float | None:
         known = self._known.get(self._space.canonical(architecture))

@@ -175,13 +175,18 @@ def _surveyed(
 ) -> list[tuple[Architecture, Costs]]:
     """Sampled architectures and what they cost under each budget."""
     sample = sample_distinct(space, SURVEYED, context.seed)
-    found: list[tuple[Architecture, Costs]] = []
     with context.reporter.task("What the budget means here", len(sample), "networks") as task:
         for number, architecture in enumerate(sample, 1):
-            costs = {budget.cost: coster(architecture, budget) for budget in budgets}
-            if max(costs.values()) < UNKNOWN_MS:
-                found.append((architecture, costs))
+            for budget in budgets:
+                coster(architecture, budget)
             task.update(number)
+    # Asked again, since the last of them may have told that the first were measured in a crowd.
+    costs = [{each.cost: coster(architecture, each) for each in budgets} for architecture in sample]
+    found: list[tuple[Architecture, Costs]] = [
+        (architecture, known)
+        for architecture, known in zip(sample, costs, strict=True)
+        if max(known.values()) < UNKNOWN_MS
+    ]
     if lacking := len(sample) - len(found):
         context.reporter.say(
             f"{lacking} of {len(sample)} sampled architectures have blocks that a latency table "
