@@ -12,11 +12,13 @@ from test_latency_cache import record
 
 from fbn_deploy.errors import NothingFitsError
 from fbn_deploy.latency.composition import Composition
+from fbn_deploy.latency.crowding import Pace
+from fbn_deploy.latency.machine import arithmetic_work
 from fbn_deploy.latency.meter import Confirmation
 from fbn_deploy.latency.predictor import Prediction
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.pipeline.confirm import confirmed_winner
-from fbn_deploy.pipeline.latency import Predicted
+from fbn_deploy.pipeline.latency import Predicted, Whole
 from fbn_deploy.progress import Reporter, Silent
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.search.candidates import Candidate, Population
@@ -213,3 +215,22 @@ def test_a_quick_measurement_in_a_crowd_throws_nobody_out() -> None:
 
 def test_where_no_latency_is_budgeted_the_best_wins() -> None:
     assert won("ab", {}, Budget("flops", 1e6)) == ("a", set())
+
+
+def test_what_a_calmer_moment_tells_to_be_of_a_crowd_is_measured_again_once() -> None:
+    """The first network of a search, on a core that nobody knows yet."""
+    told = [
+        dataclasses.replace(record(value_ms=ms, known_kappa=kappa), arithmetic=arithmetic_work())
+        for ms, kappa in ((1.5, 2.25), (1.0, 1.5))
+    ]
+    meter: Any = SimpleNamespace(
+        pace=Pace(90.0, 40.0),
+        measure=lambda model: told.pop(0),
+        settled=lambda model, made: made,
+    )
+    space: Any = SimpleNamespace(canonical=lambda architecture: architecture["name"])
+    whole = Whole(meter, space, lambda architecture: architecture["name"])
+    architecture = Architecture.of({"name": "a"})
+    assert [whole.cost_ms(architecture), whole.cost_ms(architecture)] == [1.5, 1.5]
+    meter.pace = Pace(60.0, 40.0)
+    assert [whole.cost_ms(architecture), whole.cost_ms(architecture)] == [1.0, 1.0]
