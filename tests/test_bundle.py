@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shlex
 import subprocess
 import sys
 import venv
@@ -94,6 +95,7 @@ def table_path(bundle_path: Path, device: Callable[..., Any]) -> Path:
     done = device("measure", str(bundle_path), "--target", "onnxruntime-cpu", "--out", str(path))
     assert done.returncode == 0, done.stderr
     assert "12 whole networks" in done.stdout
+    path.with_suffix(".advice").write_text(done.stdout)
     return path
 
 
@@ -272,15 +274,18 @@ def test_a_second_measurement_repeats_only_what_was_disturbed(
 def test_a_search_against_a_table_promises_nothing_that_was_not_measured(
     table_path: Path, tmp_path: Path
 ) -> None:
+    """The search is the one that ``fbn measure`` advised."""
+    advice = table_path.with_suffix(".advice").read_text()
+    (advised,) = re.findall(r"on images of 10 classes: fbn (search .*) --data DIR", advice)
     table = LatencyTable.load(table_path)
     slowest_ms = max(
         each.value_ms for name, each in table.records.items() if name.startswith("probe")
     )
     done = subprocess.run(
-        [sys.executable, "-m", "fbn_deploy", "search", *SPACE, "--epochs", "0.1",
+        [sys.executable, "-m", "fbn_deploy", *shlex.split(advised), "--epochs", "0.1",
          "--candidates", "6", "--finalists", "0", "--probe-size", "8", "--probe-batches", "2",
-         "--latency-table", str(table_path), "--latency-budget", f"{10 * slowest_ms:.3f}ms",
-         "--run", str(tmp_path / "run")],
+         "--latency-budget", f"{10 * slowest_ms:.3f}ms", "--run", str(tmp_path / "run")],
+        cwd=table_path.parent,
         env=os.environ | {"PYTHONPATH": str(ROOT), "FBN_CACHE_DIR": str(tmp_path / "cache")},
         capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fbn_deploy.commands._options import Json, TargetName, Threads
 from fbn_deploy.commands._shared import show
+
+if TYPE_CHECKING:
+    from fbn_deploy.latency.blocktable import LatencyTable
 
 
 def command(
@@ -46,6 +50,31 @@ def command(
         json_output,
         {"table": str(out), "target": table.target, **table.as_json()},
         f"{out}: {table.cost_text()}.\n{quality.text()}\n"
-        "Search against it anywhere, with the space and options of the bundle: fbn search --space "
-        f"{read.inventory.space['name']} --latency-table {out.name} --latency-budget …ms",
+        f"Search against it anywhere, on images of {read.inventory.num_classes} classes: "
+        f"{_search_command(table, out)}",
     )
+
+
+def _search_command(table: LatencyTable, path: Path) -> str:
+    """What searches the space of ``table`` under the conditions that it was measured in."""
+    inventory = table.inventory
+    space = inventory.space
+    words = ["--space", space["name"], "--resolution", str(space["resolution"])]
+    for name, value in space["options"].items():
+        words += ["-o", f"{name}={_as_typed(value)}"]
+    for option, value, default in (
+        ("--bn", inventory.bn, "fair"),
+        ("--precision", inventory.precision, "fp32"),
+        ("--batch", inventory.batch, 1),
+        ("--threads", table.threads, 1),
+    ):
+        words += [option, str(value)] if value != default else []
+    words += ["--latency-table", path.name]
+    return f"fbn search {shlex.join(words)} --data DIR --latency-budget 10ms"
+
+
+def _as_typed(value: Any) -> str:
+    """The value of an option as the command line takes it."""
+    if isinstance(value, list):
+        return ",".join(map(_as_typed, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

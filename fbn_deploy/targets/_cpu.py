@@ -8,6 +8,9 @@ import platform
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
+_BOARD = Path("/proc/device-tree/model")
+_X86 = ("cpu family", "model", "stepping")
+_ARM = ("CPU implementer", "CPU part", "CPU variant", "CPU revision")
 _CPUFREQ = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 _NO_TURBO = Path("/sys/devices/system/cpu/intel_pstate/no_turbo")
 _BOOST = Path("/sys/devices/system/cpu/cpufreq/boost")
@@ -15,10 +18,14 @@ _BOOST = Path("/sys/devices/system/cpu/cpufreq/boost")
 
 @functools.cache
 def device_name() -> str:
-    """Model name, family/model/stepping (many virtual machines share one name) and core count."""
+    """The processor's model name, or the board's where it has none (Arm); what tells it from others
+    of that name (many virtual machines share one): family/model/stepping, or
+    implementer/part/variant/revision; and the core count."""
     facts = _cpuinfo()
-    name = facts.get("model name") or platform.processor() or platform.machine()
-    numbers = "/".join(facts[key] for key in ("cpu family", "model", "stepping") if key in facts)
+    board = (_text(_BOARD) or "").rstrip("\0")
+    name = facts.get("model name") or board or platform.processor() or platform.machine()
+    keys = _X86 if "cpu family" in facts else _ARM
+    numbers = "/".join(facts[key] for key in keys if key in facts)
     detail = f"{numbers}, " if numbers else ""
     return f"{name} ({detail}{os.cpu_count()} cores)"
 
