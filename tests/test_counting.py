@@ -49,3 +49,12 @@ def test_nothing_is_looked_up_before_enough_was_seen() -> None:
     counting(rare)
     counting(rare)
     assert counting.num_cut == LEAST_NETWORKS + 2
+
+
+def test_the_very_first_network_of_a_cell_space_has_its_seams() -> None:
+    """A search against a device's table has cut none before."""
+    space = Cuttable("nasbench201")
+    (architecture,) = space.samples(1)
+    seams = seams_of(space.deployed(architecture))
+    assert seams
+    assert counting_of(space)(architecture).seams == seams

@@ -136,11 +136,13 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """20 records at 36 µs are known when a network is confirmed at 30 µs: 1.2. Then the machine
-    is seen at 45 µs for long, and the same confirmation is still the same."""
+    is seen at 45 µs for a few minutes, and the same confirmation is still the same."""
     monkeypatch.setattr(
         confirm,
         "record_from_fresh_process",
-        lambda source, conditions, *_: record(conditions=conditions),
+        lambda source, conditions, *_: dataclasses.replace(
+            record(conditions=conditions), date=utc_now()
+        ),
     )
     cache = LatencyCache(tmp_path / "latency.sqlite")
     target = ready_target("onnxruntime-cpu")
@@ -168,17 +170,19 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
 
 
 @pytest.mark.parametrize(
-    ("today_ms", "crowded", "bound_ms", "measured"),
+    ("today_ms", "worst_ms", "crowded", "bound_ms", "measured"),
     [
-        (1.19, False, 1.2, [1.19]),  # it holds, and is not asked again
-        (1.21, False, 1.21, [1.21, 1.21, 1.21]),  # the check and two more processes
-        (1.21, True, 1.2, [1.21, 1.21]),  # a crowd tells nothing; it is asked again
+        (1.19, 1.19, False, 1.2, [1.19]),  # it holds, and is not asked again
+        (1.19, 1.25, False, 1.25, [1.19]),  # it holds by its median; its own bound counts
+        (1.21, 1.21, False, 1.21, [1.21, 1.21, 1.21]),  # the check and two more processes
+        (1.21, 1.21, True, 1.2, [1.21, 1.21]),  # a crowd tells nothing; it is asked again
     ],
 )
 def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_its_bound(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     today_ms: float,
+    worst_ms: float,
     crowded: bool,
     bound_ms: float,
     measured: list[float],
@@ -199,11 +203,32 @@ def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_i
     measuring("2026-01-01T00:00:00+00:00", 1.0, worst_round_ms=1.2)
     LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu())
     done.clear()
-    measuring(utc_now(), today_ms, crowded_out=crowded)
+    measuring(utc_now(), today_ms, worst_round_ms=worst_ms, crowded_out=crowded)
     meter = LatencyMeter(target, cache=cache)
-    assert meter.confirm_in_fresh_process(relu(), processes=1).upper_ms == bound_ms
+    first_ms = 1.2 if crowded else worst_ms
+    assert meter.confirm_in_fresh_process(relu(), processes=1).upper_ms == first_ms
     assert meter.confirm_in_fresh_process(relu()).upper_ms == bound_ms
     assert done == measured
+
+
+def test_a_disturbed_process_of_another_day_gives_way_to_one_of_today(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three processes the second was disturbed, and would have refused a budget for good."""
+    cache = LatencyCache(tmp_path / "latency.sqlite")
+    target = ready_target("onnxruntime-cpu")
+
+    def measure(source: object, conditions: Conditions, *_: object) -> LatencyRecord:
+        disturbed = conditions.process == 2
+        made = record(conditions=conditions, worst_round_ms=1.4 if disturbed else 1.1)
+        timing = dataclasses.replace(made.timing, disturbed=("load",) * disturbed)
+        return dataclasses.replace(made, timing=timing)
+
+    monkeypatch.setattr(confirm, "record_from_fresh_process", measure)
+    assert LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu()).upper_ms == 1.4
+    again = LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu())
+    assert again.upper_ms == 1.1
+    assert not again.disturbed
 
 
 def test_a_confirmation_of_the_last_minutes_is_not_checked(

@@ -7,7 +7,8 @@ hands a tensor to which, and moves as many bytes as the tensor has. So a network
 each pair of such ops, the bytes that pass from one to the other; and for each op the bytes of
 results that an earlier node has computed already.
 
-In a chain of layers seams say no more than the blocks do, and are left out (``counting.py``).
+In a chain of layers seams say no more than the blocks do, and a space of such is fitted without
+them (``pipeline/parts.py``).
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
 In a chain of layers an option brings the same blocks whatever stands beside it. Where all networks
 cut so far bear that out, the blocks of further ones are looked up, at a thousandth of the time;
-in a cell space, where ops are fused across edges or fall away, every graph is cut, and its seams
-are told as well (``composition.py``). An exception
-that 24 networks did not show would make a prediction wrong, and no promise: whatever is to win is
-measured whole.
+in a cell space, where ops are fused across edges or fall away, every graph is cut. Whatever is cut
+has its seams as well (``composition.py``). An exception that 24 networks did not show would make a
+prediction wrong, and no promise: whatever is to win is measured whole.
 """
 
 from __future__ import annotations
@@ -55,15 +54,14 @@ class Counting:
         return cuts
 
     def __call__(self, architecture: Architecture) -> Composition:
-        """The composition of a network, without seams where options bring the same blocks."""
+        """The composition of a network, without seams where its blocks were looked up."""
         places = self._places(architecture)
         known = self.adds_up and self.num_cut >= LEAST_NETWORKS
         if known and all(self._seen[place] >= LEAST_SEEN for place in places):
             brought = sum((self._brings[place] for place in places), Counter[str]())
             return Composition(dict(brought))
         model = self._deployed(architecture)
-        blocks = blocks_of(self.cut(architecture, model))
-        return Composition(blocks, {} if self.adds_up else seams_of(model))
+        return Composition(blocks_of(self.cut(architecture, model)), seams_of(model))
 
     def _places(self, architecture: Architecture) -> list[tuple[str, str]]:
         chosen = [(path, architecture[name]) for path, name in self._decisions.items()]

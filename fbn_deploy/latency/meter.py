@@ -175,13 +175,13 @@ class LatencyMeter:
         Memory layout differs from process to process and the clock drifts with time; a budget
         has to hold over both. Three processes, 15 to 45 s; see ``timing.py`` for how
         well that holds. What the cache holds is taken if it is true today
-        (``_forget_if_outdated``). A process that is found to have been in a crowd only because a
+        (``_renew``). A process that is found to have been in a crowd only because a
         later one was not is measured again.
         """
         network = network_from(model)
         how = _protocol(protocol)
         if not fresh:
-            self._forget_if_outdated(network, how)
+            self._renew(network, how)
         records: list[LatencyRecord] = []
         for process in range(1, processes + 1):
             conditions = self._conditions(network, how, process)
@@ -198,12 +198,12 @@ class LatencyMeter:
                 records[number] = self._keep(again, fresh)
         return Confirmation(tuple(records))
 
-    def _forget_if_outdated(self, network: Network, protocol: TimingProtocol) -> None:
-        """Takes a stored confirmation out of the cache if it is not true today.
+    def _renew(self, network: Network, protocol: TimingProtocol) -> None:
+        """Holds a stored confirmation that is older than ``STALE_S`` once against a new process.
 
-        One that is older than ``STALE_S`` is held once against a new process, whose median its
-        bound has to cover; where it does not, that process is the first of the next confirmation.
-        A process in a crowd tells nothing, and leaves the next one to tell.
+        Where its bound does not cover that process's median, the machine is slower than it was:
+        all of it is forgotten. Else the new process stands for the one that was disturbed, or for
+        the oldest. A process in a crowd tells nothing, and leaves the next one to tell.
         """
         if self.cache is None or network.hash in self._checked:
             return
@@ -211,13 +211,17 @@ class LatencyMeter:
         stored = [record for each in each_process if (record := self._stored(each))]
         if not stored or max(record.age_s() for record in stored) < STALE_S:
             return
-        former = Confirmation(tuple(stored))
         now = self._measured_elsewhere(network, each_process[0], protocol)
+        if now.timing.crowded_out:
+            return
+        former = Confirmation(tuple(stored))
         if now.value_ms > former.upper_ms:
-            if now.timing.crowded_out:
-                return
             self.forget(former)
-            self.cache.put(now, self.pace)
+        else:
+            worst = min(stored, key=lambda each: (not each.disturbed, each.date))
+            self.cache.remove([worst])
+            now = dataclasses.replace(now, conditions=worst.conditions)
+        self.cache.put(now, self.pace)
         self._checked.add(network.hash)
 
     def forget(self, confirmation: Confirmation) -> None:
