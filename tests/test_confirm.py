@@ -41,8 +41,10 @@ BUDGET = Budget("latency", 10.0, "onnxruntime-cpu")
 class Meter:
     """A meter whose careful measurement of a "model" (its name) is known beforehand."""
 
-    def __init__(self, careful_ms: Mapping[str, float], crowded: str = "") -> None:
-        self.careful_ms, self.crowded = careful_ms, crowded
+    def __init__(
+        self, careful_ms: Mapping[str, float], crowded: str = "", disturbed: str = ""
+    ) -> None:
+        self.careful_ms, self.crowded, self.disturbed = careful_ms, crowded, disturbed
         self.asked: list[str] = []
         self.forgotten: list[float] = []
 
@@ -51,7 +53,10 @@ class Meter:
         timing: dict[str, Any] = dict.fromkeys(
             ("worst_round_ms", "high_ms"), self.careful_ms[model]
         )
-        timing |= {"crowded_out": model in self.crowded}
+        timing |= {
+            "crowded_out": model in self.crowded,
+            "disturbed": ("load",) * (model in self.disturbed),
+        }
         made = record(value_ms=self.careful_ms[model], **timing)
         return Confirmation((dataclasses.replace(made, slow_reference_us=None),) * processes)
 
@@ -198,6 +203,35 @@ def test_what_a_crowd_would_make_too_slow_is_passed_over() -> None:
     assert meter.forgotten == [11.7, 10.1]
     assert "1.35 times" in told.texts[-1]
     assert "2 better candidates were passed over" in told.texts[-1]
+
+
+@pytest.mark.parametrize(("b_ms", "winner", "asked"), [(8.5, "b", "accbb"), (10.5, "c", "accb")])
+def test_what_was_passed_over_in_a_crowd_gets_its_turn_when_that_is_over(
+    b_ms: float, winner: str, asked: str
+) -> None:
+    """a takes 1.3 times its cost in a crowd, by which b would break the budget; c is calm."""
+    costs = {"a": 9.0, "b": 8.0, "c": 7.0}
+    meter = Meter({"a": 11.7, "b": b_ms, "c": 7.1}, crowded="a")
+    told = Told()
+    latency = Fake(costs, costs, meter)
+    assert won("abc", {"onnxruntime-cpu": latency}, reporter=told)[0] == winner
+    assert meter.asked == list(asked)
+    assert told.texts == []
+
+
+def test_a_disturbed_measurement_that_breaks_the_budget_is_not_remembered() -> None:
+    """A slow round of a quiet network would refuse it for good."""
+    meter = Meter({"a": 10.4, "b": 10.2, "c": 9.0}, disturbed="a")
+    costs = dict.fromkeys("abc", 9.0)
+    assert won("abc", {"onnxruntime-cpu": Fake(costs, costs, meter)})[0] == "c"
+    assert meter.forgotten == [10.4]
+
+
+def test_a_search_gives_up_before_it_has_measured_every_candidate_in_vain() -> None:
+    names = [chr(ord("a") + number) for number in range(120)]
+    latency = Fake(dict.fromkeys(names, 9.0), dict.fromkeys(names, 10.5), Meter({}))
+    with pytest.raises(NothingFitsError, match="None of the 100 candidates that were measured"):
+        won("".join(names), {"onnxruntime-cpu": latency})
 
 
 def test_when_the_others_would_take_too_long_in_the_crowd_as_well_that_is_said() -> None:

@@ -7,8 +7,8 @@ not called confirmed.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fbn_deploy.errors import NothingFitsError
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from fbn_deploy.latency.counting import Deployed
 
 CONFIRMED_AT_MOST = 30  # candidates measured with care before the search gives up
-CROWDED_OUT_AT_MOST = 5  # of them in a crowd that did not end
+TRIED_AT_MOST = 100  # candidates of which a whole network was measured at all
+CROWDED_OUT_AT_MOST = 5  # candidates that failed in a crowd that did not end
+
+Winner = tuple[Candidate, dict[str, Confirmation]]
+"""And target → its confirmation there."""
 
 
 def confirmed_winner(
@@ -33,85 +37,144 @@ def confirmed_winner(
     latencies: Mapping[str, Latency],
     deployed: Deployed,
     reporter: Reporter,
-) -> tuple[Candidate, dict[str, Confirmation]]:
-    """The best candidate that meets every latency budget, and target → its confirmation there.
+) -> Winner:
+    """The best candidate that meets every latency budget.
 
-    Costs are of moments without a crowd (``latency/crowding.py``). Once a candidate fails in one
-    that does not end, those are passed over that would exceed the budget if they took as much
-    longer than their cost as it did; so the winner's budget holds in the crowd. What failed in a
-    crowd is not remembered for it: another search measures it again.
+    Costs are of moments without a crowd (``latency/crowding.py``). While one that does not end
+    makes candidates fail, those are passed over that would exceed the budget if they took as much
+    longer than their cost as the last one did; so the winner's budget holds in the crowd. Once it
+    is over, they get their turn: before others, and before one that holds wins. What failed
+    disturbed is not remembered for it: another search measures it again.
 
     Raises ``NothingFitsError`` when none of the best candidates meets the budgets.
     """
-    limited = [budget for budget in budgets if budget.target]
-    nearest: list[tuple[float, str]] = []
-    crowd = _Crowd()
-    careful = passed = 0
-    with reporter.task("Confirming on the target", CONFIRMED_AT_MOST, "networks") as task:
-        for candidate in population.best(len(population)):
-            if crowd.breaks(candidate, limited):
-                passed += 1
+    trials = _Trials([budget for budget in budgets if budget.target], latencies, deployed)
+    waiting = deque(population.best(len(population)))
+    passed: list[Candidate] = []
+    winner: Winner | None = None
+    with reporter.task("Confirming on the target", TRIED_AT_MOST, "networks") as task:
+        while waiting and not trials.are_enough:
+            candidate = waiting.popleft()
+            if trials.would_break(candidate):
+                passed.append(candidate)
                 continue
-            confirmations: dict[str, Confirmation] = {}
-            for budget in limited:
-                over_ms = _over(candidate, budget, latencies, deployed, confirmations)
-                if over_ms is not None:
-                    nearest.append((over_ms / budget.limit, budget.text_of(over_ms)))
-                    if failed := _crowded_out(budget, latencies, confirmations):
-                        crowd.add(*failed, over_ms / candidate.costs[budget.cost], budget)
-                    break
-            else:
-                crowd.forget()
-                if passed:
-                    reporter.say(_passed_text(passed, max(crowd.longer.values())))
-                return candidate, confirmations
-            careful += bool(confirmations)
-            task.update(careful)
-            if careful == CONFIRMED_AT_MOST or len(crowd.failed) == CROWDED_OUT_AT_MOST:
-                break
-    crowd.forget()
-    if not any(latencies[budget.target].meter for budget in limited if budget.target):
-        raise NothingFitsError(
-            f"None of {len(nearest)} candidates is predicted to meet the budget with its whole "
-            f"interval, which ends at {min(nearest)[1]} for the nearest. Allow more."
-        )
-    raise NothingFitsError(
-        f"None of the {len(nearest)} candidates that were measured met the budget; the nearest "
-        f"took {min(nearest)[1]}. "
-        + (
-            _crowded_text(len(crowd.failed), passed)
-            if crowd.failed
-            else "Allow more, or measure on a quieter machine."
-        )
-    )
+            holds = trials.confirmations(candidate)
+            task.update(trials.tried)
+            if holds is not None:
+                winner = candidate, holds
+                waiting.clear()
+            if trials.crowd_is_over:
+                waiting.extendleft(reversed(passed))
+                passed.clear()
+    trials.forget_disturbed()
+    if winner is None:
+        raise NothingFitsError(trials.nothing_holds(len(passed)))
+    if passed:
+        reporter.say(_passed_text(len(passed), trials.longest))
+    return winner
 
 
-@dataclass
-class _Crowd:
-    """What somebody else on the same core did to candidates that failed."""
+class _Trials:
+    """Candidates that were tried under ``budgets``, which limit latencies, and what came of it."""
 
-    failed: list[tuple[LatencyMeter, Confirmation]] = field(default_factory=list)
-    longer: dict[str, float] = field(default_factory=dict)
-    """Cost → how many times its cost the last one of them took."""
-
-    def add(
-        self, meter: LatencyMeter, confirmation: Confirmation, longer: float, budget: Budget
+    def __init__(
+        self, budgets: Sequence[Budget], latencies: Mapping[str, Latency], deployed: Deployed
     ) -> None:
-        self.failed.append((meter, confirmation))
-        self.longer[budget.cost] = longer
+        self._budgets, self._latencies, self._deployed = budgets, latencies, deployed
+        self._nearest: list[tuple[float, str]] = []  # of those measured: share of a budget, text
+        self._predicted: list[tuple[float, str]] = []  # of those that are only predicted
+        self._disturbed: list[tuple[LatencyMeter, Confirmation]] = []  # that failed
+        self._crowded_out = 0
+        self._longer: dict[str, float] = {}
+        """Cost → how many times its cost the last one that failed in a crowd took."""
+        self.tried = self._careful = 0
+        self.longest = 1.0
+        """The largest of what ever was in ``_longer``."""
+        self.crowd_is_over = False
+        """Whether the last candidate was measured with care, and without a crowd."""
 
-    def breaks(self, candidate: Candidate, budgets: Sequence[Budget]) -> bool:
-        """Whether ``candidate`` would exceed a budget if it took as much longer."""
-        return any(
-            budget.limit < candidate.costs[budget.cost] * self.longer[budget.cost]
-            for budget in budgets
-            if budget.cost in self.longer
+    @property
+    def are_enough(self) -> bool:
+        return (
+            self._careful >= CONFIRMED_AT_MOST
+            or self.tried >= TRIED_AT_MOST
+            or self._crowded_out >= CROWDED_OUT_AT_MOST
         )
 
-    def forget(self) -> None:
-        """Takes the failed confirmations out of the caches."""
-        for meter, confirmation in self.failed:
+    def would_break(self, candidate: Candidate) -> bool:
+        """Whether ``candidate`` would exceed a budget if a crowd made it as much slower."""
+        return any(
+            budget.limit < candidate.costs[budget.cost] * self._longer[budget.cost]
+            for budget in self._budgets
+            if budget.cost in self._longer
+        )
+
+    def confirmations(self, candidate: Candidate) -> dict[str, Confirmation] | None:
+        """Target → confirmation; None when a budget does not hold."""
+        found: dict[str, Confirmation] = {}
+        over = False
+        for budget in self._budgets:
+            over_ms = _over(candidate, budget, self._latencies, self._deployed, found)
+            if over_ms is not None:
+                self._failed(candidate, budget, over_ms, found)
+                over = True
+                break
+        self.tried += any(map(self._meter, self._budgets))
+        self._careful += bool(found)
+        self.crowd_is_over = bool(found) and not any(each.crowded_out for each in found.values())
+        if self.crowd_is_over:
+            self._longer.clear()
+        return None if over else found
+
+    def forget_disturbed(self) -> None:
+        """Takes confirmations that failed disturbed out of the caches."""
+        for meter, confirmation in self._disturbed:
             meter.forget(confirmation)
+
+    def nothing_holds(self, passed: int) -> str:
+        """Why no candidate won, of which ``passed`` were passed over."""
+        if not self._nearest:
+            return (
+                f"None of {len(self._predicted)} candidates is predicted to meet the budget with "
+                f"its whole interval, which ends at {min(self._predicted)[1]} for the nearest. "
+                "Allow more."
+            )
+        elsewhere = (
+            f"{len(self._predicted)} more are not predicted to meet it. " if self._predicted else ""
+        )
+        return (
+            f"None of the {len(self._nearest)} candidates that were measured met the budget; the "
+            f"nearest took {min(self._nearest)[1]}. {elsewhere}"
+            + (
+                _crowded_text(self._crowded_out, passed)
+                if self._crowded_out
+                else "Allow more, or measure on a quieter machine."
+            )
+        )
+
+    def _failed(
+        self,
+        candidate: Candidate,
+        budget: Budget,
+        over_ms: float,
+        found: Mapping[str, Confirmation],
+    ) -> None:
+        meter = self._meter(budget)
+        told = self._predicted if meter is None else self._nearest
+        told.append((over_ms / budget.limit, budget.text_of(over_ms)))
+        confirmation = found.get(budget.target or "")
+        if meter is None or confirmation is None:
+            return
+        if confirmation.disturbed or confirmation.crowded_out:
+            self._disturbed.append((meter, confirmation))
+        if confirmation.crowded_out:
+            self._crowded_out += 1
+            self._longer[budget.cost] = over_ms / candidate.costs[budget.cost]
+            self.longest = max(self.longest, self._longer[budget.cost])
+
+    def _meter(self, budget: Budget) -> LatencyMeter | None:
+        assert budget.target is not None, "A latency budget without a target."
+        return self._latencies[budget.target].meter
 
 
 def _crowded_text(crowded: int, passed: int) -> str:
@@ -122,24 +185,13 @@ def _crowded_text(crowded: int, passed: int) -> str:
     )
 
 
-def _passed_text(passed: int, longer: float) -> str:
+def _passed_text(passed: int, longest: float) -> str:
     return (
-        f"Somebody else computed on the same core all the while: a network took {longer:.2f} times "
-        f"as long as it takes alone, and {passed} better candidates were passed over. The one that "
-        "was chosen meets the budget all the same; for a better one, search again on a quieter "
-        "machine, with another --run."
+        f"Somebody else computed on the same core: a network took {longest:.2f} times as long as "
+        f"was reckoned, and {passed} better candidates were passed over. The one that was chosen "
+        "meets the budget all the same; for a better one, search again on a quieter machine, with "
+        "another --run."
     )
-
-
-def _crowded_out(
-    budget: Budget, latencies: Mapping[str, Latency], confirmations: Mapping[str, Confirmation]
-) -> tuple[LatencyMeter, Confirmation] | None:
-    """The confirmation that broke ``budget``, where a crowd may be to blame."""
-    assert budget.target is not None, "A latency budget without a target."
-    meter, confirmation = latencies[budget.target].meter, confirmations.get(budget.target)
-    if meter is None or confirmation is None or not confirmation.crowded_out:
-        return None
-    return meter, confirmation
 
 
 def _over(
