@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
-from test_confirm import BUDGET, Fake, Meter
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+from test_confirm import BUDGET, Fake, Meter, Told
+from test_latency_cache import record
+from test_search import TINY, rank, score, total
+
+from fbn_deploy.errors import NothingFitsError
+from fbn_deploy.latency.meter import Confirmation
 from fbn_deploy.pipeline.aim import MOST, aimed, stretches
+from fbn_deploy.pipeline.search import _outcome
 from fbn_deploy.progress import Silent
 from fbn_deploy.search.budgets import Budget
+from fbn_deploy.search.problem import Outcome
 from fbn_deploy.space import Architecture
 
 COSTS_MS = {"a": 3.0, "b": 9.0, "c": 12.0}
@@ -37,6 +47,43 @@ def test_a_crowd_tells_nothing_and_its_record_stays() -> None:
     meter = Meter({"b": 14.0}, crowded="b")
     assert found(meter, BUDGET) == {BUDGET.cost: 1.0}
     assert meter.forgotten == []
+
+
+class Uneven(Meter):
+    """A machine on which one round was slow."""
+
+    def confirm_in_fresh_process(self, model: str, processes: int = 3) -> Confirmation:
+        timing: dict[str, Any] = {"worst_round_ms": 11.0, "disturbed": ("rounds varied by 8%",)}
+        made = record(value_ms=self.careful_ms[model], **timing)
+        return Confirmation((dataclasses.replace(made, slow_reference_us=None),))
+
+
+def test_the_worst_round_of_a_disturbed_process_is_not_what_networks_take() -> None:
+    assert found(Uneven({"b": 9.9}), BUDGET) == {BUDGET.cost: pytest.approx(1.1)}
+
+
+def _coster(architecture: Architecture, budget: Budget) -> float:
+    return 9.0 + total(architecture)
+
+
+def outcome(budget: Budget, told: Told) -> Outcome:
+    """Of a search that aims at the budget over 1.25."""
+    settings: Any = SimpleNamespace(budgets=(budget,), algorithm="random", candidates=4)
+    context: Any = SimpleNamespace(reporter=told, seed=0)
+    ranking: Any = SimpleNamespace(score=score, rank=rank)
+    coster: Any = _coster
+    return _outcome(context, settings, TINY, ranking, coster, {budget.cost: 1.25})
+
+
+def test_where_nothing_is_as_far_below_the_budget_the_budget_itself_is_tried() -> None:
+    told = Told()
+    (candidate,) = outcome(dataclasses.replace(BUDGET, limit=9.5), told).population
+    assert candidate.costs == {BUDGET.cost: 9.0}
+    assert told.texts == [
+        "Nothing meets 7.6 ms on onnxruntime-cpu; looking for what meets the budget itself."
+    ]
+    with pytest.raises(NothingFitsError, match=r"meets 8 ms .* the fastest one found takes 9 ms"):
+        outcome(dataclasses.replace(BUDGET, limit=8.0), told)
 
 
 def test_candidates_are_held_against_the_budget_over_its_stretch() -> None:

@@ -258,6 +258,7 @@ def test_what_a_calmer_moment_tells_to_be_of_a_crowd_is_measured_again_once() ->
         for ms, kappa in ((1.5, 2.25), (1.0, 1.5))
     ]
     meter: Any = SimpleNamespace(
+        target=SimpleNamespace(name="onnxruntime-cpu"),
         pace=Pace(90.0, 40.0),
         measure=lambda model: told.pop(0),
         settled=lambda model, made: made,
@@ -268,3 +269,8 @@ def test_what_a_calmer_moment_tells_to_be_of_a_crowd_is_measured_again_once() ->
     assert [whole.cost_ms(architecture), whole.cost_ms(architecture)] == [1.5, 1.5]
     meter.pace = Pace(60.0, 40.0)
     assert [whole.cost_ms(architecture), whole.cost_ms(architecture)] == [1.0, 1.0]
+    assert whole.doubt == ""
+    assert whole.about() == {"predictor": "whole", "networks": 1, "crowded": 0}
+    told.append(record(value_ms=1.4, crowded_out=True))
+    assert whole.cost_ms(Architecture.of({"name": "b"})) == 1.4
+    assert "1 of 2 networks were measured on onnxruntime-cpu while" in whole.doubt

@@ -79,4 +79,7 @@ def _stretch(
     confirmation = meter.confirm_in_fresh_process(deployed(architecture), processes=1)
     if confirmation.crowded_out:  # kept all the same: the same search finds the same again
         return 1.0
-    return min(MOST, max(1.0, confirmation.upper_ms / costs[budget.cost]))
+    careful_ms = confirmation.upper_ms
+    if confirmation.disturbed:  # its worst round is the disturbance's
+        careful_ms = confirmation.value_ms * confirmation.slowdown
+    return min(MOST, max(1.0, careful_ms / costs[budget.cost]))

@@ -58,6 +58,10 @@ class Latency(Protocol):
     def seconds(self) -> float:
         """Spent on measuring and predicting so far."""
 
+    @property
+    def doubt(self) -> str:
+        """Why costs so far may be too large, in a sentence; empty where nothing says so."""
+
     def about(self) -> dict[str, Any]:
         """How latencies were found, for ``search.json``."""
 
@@ -95,8 +99,27 @@ class Whole:
     def seconds(self) -> float:
         return self._meter.seconds
 
+    @property
+    def doubt(self) -> str:
+        if not (crowded := self._num_crowded):
+            return ""
+        return (
+            f"{crowded} of {len(self._known)} networks were measured on {self._meter.target.name} "
+            "while somebody else computed on the same core to the end. They take less than that "
+            "alone, and some may have been refused for it: search again on a quieter machine, with "
+            "another --run."
+        )
+
     def about(self) -> dict[str, Any]:
-        return {"predictor": "whole"}
+        return {
+            "predictor": "whole",
+            "networks": len(self._known),
+            "crowded": self._num_crowded,
+        }
+
+    @property
+    def _num_crowded(self) -> int:
+        return sum(record.timing.crowded_out for record in self._known.values())
 
 
 class Predicted:
@@ -144,6 +167,10 @@ class Predicted:
     @property
     def seconds(self) -> float:
         return self._seconds + (self._whole.seconds if self._whole else 0.0)
+
+    @property
+    def doubt(self) -> str:
+        return ""  # the predictor's error says how far off predictions are
 
     def about(self) -> dict[str, Any]:
         unknown = sum(prediction is None for prediction in self._known.values())

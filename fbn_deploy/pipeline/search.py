@@ -81,6 +81,9 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     ranking.shared.end()
     outcome = dataclasses.replace(outcome, population=ranking.with_second_looks(outcome.population))
     reporter.say(f"{outcome.ending} {outcome.tally.text()}")
+    for latency in coster.latencies.values():
+        if latency.doubt:
+            reporter.say(latency.doubt)
     searched = time.monotonic()
     if trial is not None:
         population = with_finalists(outcome.population, settings.finalists, trial, context)
@@ -125,26 +128,29 @@ def _outcome(
     stretch: Mapping[str, float],
 ) -> Outcome:
     """What the algorithm finds among candidates that are as far below the budgets as ``stretch``
-    says."""
-    budgets = aimed(settings.budgets, stretch)
+    says; where nothing is, among those that meet the budgets themselves."""
     algorithm = algorithms.load(settings.algorithm, settings.candidates)
-    with context.reporter.task("Searching", settings.candidates, "candidates") as task:
-        problem = Problem(
-            score=ranking.score,
-            rank=ranking.rank,
-            cost=coster,
-            budgets=budgets,
-            progress=lambda progress: _show(task, progress),
-        )
-        try:
+
+    def found_under(budgets: Sequence[Budget]) -> Outcome:
+        with context.reporter.task("Searching", settings.candidates, "candidates") as task:
+            problem = Problem(
+                score=ranking.score,
+                rank=ranking.rank,
+                cost=coster,
+                budgets=tuple(budgets),
+                progress=lambda progress: _show(task, progress),
+            )
             return algorithm.run(space, problem, context.seed)
-        except NothingFitsError as error:
-            if budgets == settings.budgets:
-                raise
-            asked = " and ".join(budget.text for budget in settings.budgets)
-            raise NothingFitsError(
-                f"{error} (Asked: {asked}; measured with care, networks take longer here.)"
-            ) from error
+
+    lower = aimed(settings.budgets, stretch)
+    try:
+        return found_under(lower)
+    except NothingFitsError:
+        if lower == settings.budgets:
+            raise
+        missed = " and ".join(budget.text for budget in lower)
+        context.reporter.say(f"Nothing meets {missed}; looking for what meets the budget itself.")
+    return found_under(settings.budgets)
 
 
 def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None:
