@@ -104,6 +104,7 @@ def precision(content: dict[str, Any], run: Path) -> str:
     lines = [f"Verified model in {run / content['model']}"]
     timed = {
         speed["target"]: f", {speed['latency_ms']:.3f} ms (fp32 {speed['fp32_latency_ms']:.3f} ms)"
+        + (", disturbed" if speed.get("disturbed") else "")
         for speed in content["speed"]
     }
     lines += [

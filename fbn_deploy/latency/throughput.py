@@ -40,12 +40,15 @@ class Rate:
     """How long one run of the batch takes: its median, or with several in flight their mean."""
     device_memory_bytes: int | None = None
     """For intermediate results of one run; None where the target does not say."""
+    disturbed: tuple[str, ...] = ()
+    """What disturbed the runs, in words; not known of several in flight."""
 
     def text(self) -> str:
         """A line of the table."""
         line = f"{self.batch:5}  {self.requests:9}  {self.images_per_s:8,.1f}  {self.run_ms:10.3f}"
-        memory = self.device_memory_bytes
-        return line if memory is None else f"{line}  {memory / 1e6:9.1f}"
+        if self.device_memory_bytes is not None:
+            line += f"  {self.device_memory_bytes / 1e6:9.1f}"
+        return f"{line}  disturbed: {'; '.join(self.disturbed)}" if self.disturbed else line
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,12 @@ def measure_throughput(
     for batch in sorted(batches):
         try:
             with target.open(source, batch=batch, threads=threads, precision=precision) as session:
-                run_ms = time_runs(session.enqueue, QUICK, pace=pace).value_ms
+                timing = time_runs(session.enqueue, QUICK, one_thread=threads == 1, pace=pace)
                 memory = device_memory_bytes(session)
-            rates.append(Rate(batch, 1, 1000 * batch / run_ms, run_ms, memory))
+            run_ms = timing.value_ms
+            rates.append(
+                Rate(batch, 1, 1000 * batch / run_ms, run_ms, memory, disturbed=timing.disturbed)
+            )
             if isinstance(target, Parallel):
                 runs_per_s, requests = target.runs_per_second(
                     source, batch=batch, threads=threads, precision=precision, seconds=PARALLEL_S

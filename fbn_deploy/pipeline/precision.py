@@ -261,15 +261,26 @@ def _about(ranges: Ranges) -> dict[str, Any]:
 
 
 def _speed(path: Path, fp32: ir.Model, precision: str, target: Target) -> dict[str, Any]:
-    """Latency of both on one target, batch 1, one thread, one after the other."""
+    """Latency of both on one target, batch 1, one thread, one after the other, and what disturbed
+    either."""
     pace = known_pace(target.device())
-    before = LatencyMeter(target, pace=pace).measure(fp32).value_ms
-    after = LatencyMeter(target, precision=precision, pace=pace).measure(path).value_ms
-    return {"target": target.name, "latency_ms": after, "fp32_latency_ms": before}
+    records = []
+    for model, its_precision in ((fp32, "fp32"), (path, precision)):
+        meter = LatencyMeter(target, precision=its_precision, pace=pace)
+        records.append(meter.settled(model, meter.measure(model)))
+        pace = meter.pace
+    before, after = records
+    return {
+        "target": target.name,
+        "latency_ms": after.value_ms,
+        "fp32_latency_ms": before.value_ms,
+        "disturbed": sorted({*before.timing.disturbed, *after.timing.disturbed}),
+    }
 
 
 def _slower(precision: str, speed: dict[str, Any]) -> str:
+    disturbed = f" Disturbed: {'; '.join(speed['disturbed'])}." if speed["disturbed"] else ""
     return (
         f"Warning: on {speed['target']} {precision} is slower than fp32 here: "
-        f"{speed['latency_ms']:.3f} ms against {speed['fp32_latency_ms']:.3f} ms."
+        f"{speed['latency_ms']:.3f} ms against {speed['fp32_latency_ms']:.3f} ms.{disturbed}"
     )

@@ -67,6 +67,8 @@ class Speed:
     target: str
     latency_ms: float
     fp32_latency_ms: float
+    disturbed: tuple[str, ...]
+    """What disturbed either of them, in words."""
 
     @property
     def factor(self) -> float:
@@ -174,7 +176,12 @@ def read_precision(path: Path) -> Precision:
         max_drop=content.number_or_none("max_drop"),
         checks=tuple(_check(each) for each in content.parts("results")),
         speeds=tuple(
-            Speed(each.text("target"), each.number("latency_ms"), each.number("fp32_latency_ms"))
+            Speed(
+                each.text("target"),
+                each.number("latency_ms"),
+                each.number("fp32_latency_ms"),
+                each.texts("disturbed"),
+            )
             for each in content.parts("speed")
         ),
         kept_fp32=content.texts("kept_fp32"),

@@ -17,7 +17,7 @@ Record = LatencyRecord
 
 
 # Numbers that older records lack, or that are null where the device's own clock times.
-_MAY_LACK = frozenset({"best_arithmetic_us", "best_reference_us", "known_kappa", "crowded"})
+_MAY_LACK = frozenset({"best_arithmetic_us", "best_reference_us", "known_kappa"})
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ def record_of(content: Fields) -> Record:
     except FBNError as error:
         raise FBNError(f"{content.path}: {content.place}: {error}") from None
     named = {field.name for field in dataclasses.fields(Timing)}
-    for name in named - _MAY_LACK - {"crowded_out", "disturbed"}:
+    older = {"crowded"} - content.content.keys()
+    for name in named - _MAY_LACK - {"crowded_out", "disturbed"} - older:
         content.number(name)
     for name in (*_MAY_LACK, "clock_mhz", "slow_reference_us"):
         content.number_or_none(name)

@@ -40,6 +40,8 @@ def _speeds(run: Run) -> Iterator[Child]:
             for speed in each.speeds:
                 if speed.target == target:
                     times = f"{speedup(speed.factor)} fp32 beside it"
+                    if speed.disturbed:
+                        times = f"{times}; disturbed: {'; '.join(speed.disturbed)}"
                     rows.append(Bar(each.label, speed.latency_ms,
                                     milliseconds(speed.latency_ms), "winner", times))  # fmt: skip
                     rows.append(Bar(f"fp32 beside {each.label}", speed.fp32_latency_ms,
