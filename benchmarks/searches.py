@@ -20,6 +20,7 @@ apart, and another seed is tried in its place.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import statistics
@@ -35,6 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fbn_deploy.files import read_json, write_json
+from fbn_deploy.latency.meter import Confirmation
 from fbn_deploy.latency.record import LatencyRecord, utc_now
 from fbn_deploy.rundir import RunDir
 from fbn_deploy.targets import ready_target
@@ -64,7 +66,8 @@ class Promise:
     def unstretched_ms(self) -> float:
         """The bound as it is where the machine's slow speed is not known."""
         records = [LatencyRecord.from_json(each) for each in self.confirmed["records"]]
-        return max(max(r.timing.worst_round_ms, r.timing.high_ms) for r in records)
+        alone = [dataclasses.replace(each, slow_reference_us=None) for each in records]
+        return Confirmation(tuple(alone)).upper_ms
 
     def as_json(self) -> dict[str, Any]:
         return {

@@ -14,7 +14,8 @@ class FBNError(Exception):
 
 
 class NothingFitsError(FBNError):
-    """No architecture meets the budget; the message names the nearest one that was found."""
+    """No architecture meets the budget, where the message names the nearest one that was found; or
+    the one network that was asked about does not."""
 
     exit_code = 3
 

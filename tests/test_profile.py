@@ -14,7 +14,8 @@ from rich.console import Console
 from test_latency_cache import record
 from test_targets import READY, small_network
 
-from fbn_deploy.errors import FBNError
+from fbn_deploy.commands.profile import command as profile_command
+from fbn_deploy.errors import FBNError, NothingFitsError
 from fbn_deploy.latency.profile import Layer, NetworkProfile, named_layers, profile_network
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.latency.table import profile_table, story
@@ -120,6 +121,24 @@ def test_a_profile_of_a_file_says_its_hash_and_an_older_one_says_none(tmp_path: 
     del content["onnx_sha256"]
     path.write_text(json.dumps(content))
     assert NetworkProfile.load(path).onnx_sha256 == ""
+
+
+def test_a_profile_is_held_against_a_budget(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(small_network())
+    profile_command(model, latency_budget="10s", json_output=True)
+    said = capsys.readouterr()
+    assert "Within the budget of 10000 ms." in said.err
+    assert json.loads(said.out)["latency"]["value_ms"] > 0
+    with pytest.raises(NothingFitsError, match=r"model.onnx takes .* over the budget of 0.00001 m"):
+        profile_command(model, latency_budget=f"{READY[0].name}:0.01us")
+    assert f"{READY[0].name} on" in capsys.readouterr().out
+    with pytest.raises(FBNError, match="one on openvino-cpu, and --target is onnxruntime-cpu"):
+        profile_command(model, latency_budget="openvino-cpu:1ms", target="onnxruntime-cpu")
+    with pytest.raises(FBNError, match="not one of throughput"):
+        profile_command(model, latency_budget="1ms", throughput=True)
 
 
 def test_the_json_has_a_schema_number_the_story_and_the_layers(tmp_path: Path) -> None:

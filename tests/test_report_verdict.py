@@ -76,7 +76,26 @@ def test_a_prediction_is_not_called_confirmed(tmp_path: Path) -> None:
     assert "predicted for onnxruntime-cpu" in found.text
     assert "not measured there; the budget is 2 ms" in found.text
     assert "Measured on a board, onnxruntime 1.2." in found.text
+    command = "fbn profile model.onnx --out profile.json on the device, and put that file into"
+    assert command in found.text
     assert verdict(run).headline == "Look before you ship: latency budget on onnxruntime-cpu"
+
+
+@pytest.mark.parametrize(
+    ("value_ms", "disturbed", "state"),
+    [(1.9, [], "good"), (2.1, [], "bad"), (1.9, ["the device was hot"], "look")],
+)
+def test_a_profile_of_the_budgets_own_device_says_whether_it_holds(
+    tmp_path: Path, value_ms: float, disturbed: list[str], state: str
+) -> None:
+    board = {"predictor": "table", "conditions": {"device": "a board"}}
+    run = searched(started(tmp_path), confirmed=False, latency={"onnxruntime-cpu": board})
+    profiled(exported(trained(run)), value_ms=value_ms)
+    changed(run / "profile.json", "latency", "conditions", "device", to="a board")
+    changed(run / "profile.json", "latency", "disturbed", to=disturbed)
+    (found,) = [each for each in verdict(run).findings if "latency budget" in each.about]
+    assert found.state == state
+    assert f"takes {value_ms:.3f} ms on a board, by its profile" in found.text.replace("\xa0", " ")
 
 
 def test_a_budget_of_another_device_is_not_held_against_this_one(tmp_path: Path) -> None:

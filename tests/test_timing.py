@@ -406,6 +406,15 @@ def test_attempts_share_their_patience_with_a_crowd() -> None:
     assert 1.0 < awake_s < 1.4
 
 
+def test_an_attempt_in_a_crowd_that_only_a_later_one_tells_is_not_the_result() -> None:
+    """Both were disturbed by what waited meanwhile, and equally even."""
+    machine = CrowdedMachine(lambda now_s: now_s < 1.0, pressed=True)
+    protocol = dataclasses.replace(FIVE_ROUNDS, limit_s=0.1, attempts=2)
+    timing = time_runs(machine.enqueue, protocol, machine)
+    assert len(machine.slept_s) == 1
+    assert timing.value_ms == pytest.approx(1.0)
+
+
 def test_a_core_that_slept_is_awake_before_it_is_asked_for_a_crowd() -> None:
     """For 5 ms after a pause arithmetic is slow though nobody shares the core."""
     machine = CrowdedMachine(lambda now_s: now_s < woken_s + 0.005)

@@ -129,7 +129,7 @@ def time_runs(
     machine = machine or ThisMachine()
     if not patient:
         protocol = dataclasses.replace(protocol, patience_s=0.0)
-    timings: list[Timing] = []
+    taken: list[tuple[Sampling, Snapshot, Snapshot]] = []
     with _without_gc():
         work(enqueue, protocol.warmup_s, machine, runs=protocol.warmup_runs)
         for attempt in range(protocol.attempts):
@@ -138,12 +138,16 @@ def time_runs(
             before = machine.snapshot()
             sampling = Sampling(enqueue, protocol, machine, one_thread, pace)
             sampling.run()
-            timings.append(_timing(sampling, before, machine.snapshot()))
+            taken.append((sampling, before, machine.snapshot()))
+            timing = _timing(*taken[-1])
+            if not timing.disturbed or timing.crowded_out:
+                break
             pace = sampling.best
             patience_s = max(protocol.patience_s - sampling.lost_s, 0.0)
             protocol = dataclasses.replace(protocol, patience_s=patience_s)
-            if not timings[-1].disturbed or timings[-1].crowded_out:
-                break
+    for sampling, _, _ in taken:  # by the best that was known in the end
+        sampling.best = taken[-1][0].best
+    timings = [_timing(*each) for each in taken]
     return min(timings, key=lambda t: (len(t.disturbed), (t.high_ms - t.low_ms) / t.value_ms))
 
 

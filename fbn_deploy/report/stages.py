@@ -30,12 +30,26 @@ def profile_command(run: Run) -> str:
     return f"fbn profile {shlex.quote(str(run.path))}{precision_option(run)}"
 
 
+def device_command(run: Run) -> str:
+    """What measures the file that ships on another device, as the search's budgets are meant."""
+    settings = run.search.settings if run.search else {}
+    words = "".join(
+        f" --{name} {settings[name]}" for name in ("threads", "batch") if settings.get(name, 1) != 1
+    )
+    return f"fbn profile {run.model}{precision_option(run)}{words} --out profile{_suffix(run)}.json"
+
+
+def _suffix(run: Run) -> str:
+    """What stands in the names of files of the precision that ships."""
+    return "" if run.precision == FP32 else f".{run.precision}"
+
+
 def missing(run: Run) -> dict[str, Stage]:
     """Name → stage, in the order in which they are done. ``export`` and ``profile`` are of the
     file that ships."""
     path = shlex.quote(str(run.path))
     lower = run.precision != FP32
-    precision, suffix = precision_option(run), f".{run.precision}" if lower else ""
+    precision, suffix = precision_option(run), _suffix(run)
     # Built from the file that ships where that is this target's; for another one it would be
     # written anew, in this target's form.
     ships_there = run.search is not None and any(b.target == _BUILDER for b in run.search.budgets)

@@ -22,7 +22,7 @@ from fbn_deploy.report.amounts import (
 )
 from fbn_deploy.report.run import Run
 from fbn_deploy.report.searched import Search
-from fbn_deploy.report.stages import missing, precision_option, profile_command
+from fbn_deploy.report.stages import device_command, missing, profile_command
 from fbn_deploy.search.budgets import Budget
 
 GOOD, LOOK, BAD, OPEN, NOTE = "good", "look", "bad", "open", "note"
@@ -106,7 +106,9 @@ def _latency_budget(run: Run, search: Search, budget: Budget) -> Finding:
     about = f"latency budget on {budget.target}{search.in_precision}"
     confirmed = search.confirmed.get(budget.target or "")
     if confirmed is None:
-        return Finding(LOOK, about, _unconfirmed(run, search, budget))
+        return _measured_there(run, search, budget, about) or Finding(
+            LOOK, about, _unconfirmed(run, search, budget)
+        )
     text = (
         f"Confirmed {milliseconds(confirmed.value_ms)}{search.in_precision}, at most "
         f"{milliseconds(confirmed.upper_ms)}; the budget is {_limit(budget)}. {confirmed.n:,} runs "
@@ -117,6 +119,21 @@ def _latency_budget(run: Run, search: Search, budget: Budget) -> Finding:
     if confirmed.disturbed:
         return Finding(LOOK, about, f"{text} The machine was disturbed meanwhile.")
     return Finding(GOOD, about, text)
+
+
+def _measured_there(run: Run, search: Search, budget: Budget, about: str) -> Finding | None:
+    """What the file's profile says where it is of the budget's own device, on which nothing could
+    be confirmed before the file was there."""
+    record = run.profile.record if run.profile else None
+    if record is None or search.budget_for(record) != budget:
+        return None
+    text = (
+        f"{run.model} takes {milliseconds(record.value_ms)} on {record.conditions.device}, by its "
+        f"profile; the budget is {_limit(budget)}."
+    )
+    if record.disturbed:
+        return Finding(LOOK, about, f"{text} The device was disturbed meanwhile.")
+    return Finding(GOOD if budget.is_met_by(record.value_ms) else BAD, about, text)
 
 
 def _unconfirmed(run: Run, search: Search, budget: Budget) -> str:
@@ -130,8 +147,8 @@ def _unconfirmed(run: Run, search: Search, budget: Budget) -> str:
     low, high = (known.interval if known else None) or (None, None)
     return (
         f"Predicted {cost}{search.in_precision} ({milliseconds(low)} to {milliseconds(high)}), and "
-        f"not measured there; the budget is {_limit(budget)}. Run fbn profile "
-        f"{run.model}{precision_option(run)} on the device."
+        f"not measured there; the budget is {_limit(budget)}. Run {device_command(run)} on the "
+        f"device, and put that file into {run.path}."
     )
 
 
