@@ -1,5 +1,5 @@
-"""ONNX Runtime on a GPU without one: nothing runs on the processor instead, and everything is bound
-in the device's memory. The runtime is recorded; ``test_targets.py`` runs it where there is a GPU."""
+"""ONNX Runtime on a GPU without one: nothing runs on the processor instead, and all is bound
+in device memory. The runtime is recorded; ``test_targets.py`` runs it where there is a GPU."""
 
 from __future__ import annotations
 
