@@ -22,9 +22,9 @@ equation 5.12): r_i = [(K + σ²I)⁻¹ y]_i / [(K + σ²I)⁻¹]_ii.
 The interval is conformal (Lei et al. 2018): predictive deviation times the ⌈(n+1)·0.9⌉-th smallest
 of |r_i| over its own deviation. Since s, τ and σ were chosen on the same r_i, these are a little
 too small: the interval is widened by the same quantile of |residual| over half-width in folds that
-fit and prior did not see, where that is above 1. (On 287 unseen networks of six tables, measured in
-crowds, the intervals covered 80 %, widened 85 %.) It assumes that networks to come are like the
-probes, and is checked by folds that saw neither fit nor widening; so is the error that is told.
+fit and prior did not see, where that is above 1. (On 604 unseen networks of twelve tables, measured
+in crowds, the intervals covered 82 %, widened 87 %; with the quantile pooled over several ways to
+fold, 84 to 85 %.) It assumes that networks to come are like the probes, and is checked by folds that saw neither fit nor widening; so is the error that is told.
 """
 
 from __future__ import annotations
