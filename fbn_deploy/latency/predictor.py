@@ -24,7 +24,8 @@ of |r_i| over its own deviation. Since s, τ and σ were chosen on the same r_i,
 too small: the interval is widened by the same quantile of |residual| over half-width in folds that
 fit and prior did not see, where that is above 1. (On 604 unseen networks of twelve tables, measured
 in crowds, the intervals covered 82 %, widened 87 %; with the quantile pooled over several ways to
-fold, 84 to 85 %.) It assumes that networks to come are like the probes, and is checked by folds that saw neither fit nor widening; so is the error that is told.
+fold, 84 to 85 %.) It assumes that networks to come are like the probes, and is checked by folds
+that saw neither fit nor widening; so is the error that is told.
 """
 
 from __future__ import annotations
