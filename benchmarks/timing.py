@@ -3,11 +3,11 @@
     python benchmarks/timing.py [--processes 12] [--pairs 6] [--out benchmarks/results/timing.json]
 
 1. Reproducibility: networks of about 0.1, 0.5 and 3 ms, each protocol, each ready CPU target, in
-   new processes that take turns, so that each series spreads over the whole run. Stated: the
-   relative standard deviation and range of the medians, and of the medians divided by the time of
-   a fixed piece of work measured meanwhile (``reference_us``); how often the intervals covered
-   the series' median; how often the ``upper_ms`` of a confirmation (three processes that follow
-   each other) held for the median of any other process, and how much of it that median used:
+   new processes, three in a row and then the next series, so that each spreads over the whole run.
+   Stated: the relative standard deviation and range of the medians, and of the medians divided by
+   the time of a fixed piece of work measured meanwhile (``reference_us``); how often the intervals
+   covered the series' median; how often the ``upper_ms`` of a confirmation (three processes in a
+   row) held for the median of processes of other turns, and how much of it that median used:
    without and with the stretch to a slow machine (``slowdown.py``), whose speed is then known from
    all the quick measurements.
 2. Agreement: OpenVINO's benchmark_app and a plain ``session.run`` loop on ONNX Runtime, in turns
@@ -160,10 +160,10 @@ def run_plain(path: Path) -> None:
 
 
 def bounds(series: list[LatencyRecord], key: str) -> dict[str, Any]:
-    """How the ``upper_ms`` of three processes that follow each other did for any other one."""
+    """How the ``upper_ms`` of three processes in a row did for those of other turns."""
     used = [
         other.value_ms / Confirmation(tuple(series[i : i + CONFIRMING])).upper_ms
-        for i in range(len(series) - CONFIRMING + 1)
+        for i in range(0, len(series), CONFIRMING)
         for other in series[:i] + series[i + CONFIRMING :]
     ]
     return {
@@ -220,13 +220,14 @@ def measured_series(
     paths: dict[str, Path], names: list[str], processes: int, console: Console
 ) -> dict[tuple[str, str, str], list[LatencyRecord]]:
     series: dict[tuple[str, str, str], list[LatencyRecord]] = {}
-    for turn in range(processes):
-        console.print(f"process {turn + 1} of {processes} of each series")
+    turns = processes // CONFIRMING
+    for turn in range(turns):
+        console.print(f"turn {turn + 1} of {turns}, {CONFIRMING} processes of each series")
         for network, path in paths.items():
             for target in names:
                 for protocol in PROTOCOLS:
-                    record = ours(path, target, protocol)
-                    series.setdefault((network, target, protocol), []).append(record)
+                    records = [ours(path, target, protocol) for _ in range(CONFIRMING)]
+                    series.setdefault((network, target, protocol), []).extend(records)
     return series
 
 
@@ -296,7 +297,7 @@ def printed(result: dict[str, Any], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=12)
+    parser.add_argument("--processes", type=int, default=12, help="of each series; threes")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/timing.json")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)

@@ -18,7 +18,7 @@ from fbn_deploy.latency.meter import Confirmation
 from fbn_deploy.latency.predictor import Prediction
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.pipeline.confirm import confirmed_winner
-from fbn_deploy.pipeline.latency import Predicted, Whole
+from fbn_deploy.pipeline.latency import UNKNOWN_MS, Predicted, Whole
 from fbn_deploy.progress import Reporter, Silent
 from fbn_deploy.search.budgets import Budget
 from fbn_deploy.search.candidates import Candidate, Population
@@ -140,6 +140,19 @@ def test_what_is_predicted_above_the_budget_is_not_looked_for_though_its_interva
     latency = Predicted(table, space, lambda architecture: Composition({"block": 1}), None)
     cost_ms = latency.cost_ms(Architecture.of({"name": "a"}))
     assert not BUDGET.is_met_by(cost_ms)
+
+
+def test_a_prediction_below_zero_is_none() -> None:
+    """Elsewhere such a network meets no budget; here it would be measured."""
+    table: Any = SimpleNamespace(
+        predictor=lambda: lambda composition: Prediction(-0.1, -0.3, 0.1),
+        inventory=SimpleNamespace(blocks={"block": None}),
+    )
+    space: Any = SimpleNamespace(canonical=lambda architecture: architecture["name"])
+    latency = Predicted(table, space, lambda architecture: Composition({"block": 1}), None)
+    architecture = Architecture.of({"name": "a"})
+    assert latency.prediction(architecture) is None
+    assert latency.cost_ms(architecture) == UNKNOWN_MS
 
 
 def test_a_candidate_far_below_the_budget_is_measured_as_well() -> None:

@@ -41,7 +41,8 @@ class Latency(Protocol):
         """What a search holds against its budget."""
 
     def prediction(self, architecture: Architecture) -> Prediction | None:
-        """The predicted latency; None where latencies are measured, or a block is not known."""
+        """The predicted latency; None where latencies are measured, a block is not known, or the
+        prediction is no latency (below zero)."""
 
     def measured(self, architecture: Architecture) -> LatencyRecord:
         """The latency of the whole network, measured quickly or known from before; measured again
@@ -149,7 +150,10 @@ class Predicted:
             started = time.perf_counter()
             composition = self._composed(architecture)
             known = composition.blocks.keys() <= self._table.inventory.blocks.keys()
-            self._known[key] = self.predictor(composition) if known else None
+            prediction = self.predictor(composition) if known else None
+            if prediction is not None and prediction.value_ms <= 0:
+                prediction = None  # the fit reaches no further than this, and says nothing
+            self._known[key] = prediction
             self._seconds += time.perf_counter() - started
         return self._known[key]
 
