@@ -10,8 +10,9 @@ ran at ρ becomes, on a slow day,
 so that a network is not promised on the strength of a lucky moment. ρ₉₅ is taken once, when a
 record is made, and stored in it: a search that runs again finds the same numbers.
 
-How often the bound of three processes held for the median of another process minutes apart, and
-how much of it that median used; six networks on two runtimes, 180 pairs out of 48 processes
+How often the bound of three processes, a minute apart each (those of a confirmation follow at
+once), held for the median of another process minutes apart, and how much of it that median used;
+six networks on two runtimes, 180 pairs out of 48 processes
 (``benchmarks/results/timing.json``, ρ from all of its quick measurements, later ones included; ρ
 was SHA-256 then, which on some processors slows down in a crowd as well):
 
