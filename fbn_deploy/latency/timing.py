@@ -27,8 +27,8 @@ in most rows of ``benchmarks/timing.py``.
 So a promise is measured over time and in several processes (``confirm.py``), and stretched to the
 machine's slow speed (``slowdown.py``, with figures). The worst round of three processes, a minute
 apart each, held for 94 to 98 % of the medians of other processes, which used 92 % of it; that of
-two processes for 91 to 94 %. Under three busy loops on the two cores, the median stayed within 1 % for
-0.1 and 0.5 ms and within 4 % for 3 ms, and was called disturbed.
+two processes for 91 to 94 %. Under three busy loops on the two cores, the median stayed within 1 %
+for 0.1 and 0.5 ms and within 4 % for 3 ms, and was called disturbed.
 """
 
 from __future__ import annotations
