@@ -123,12 +123,14 @@ def binding_budgets_ms(target: str, folder: Path) -> list[float]:
 
 
 def promised(target: str, budget_ms: float, seed: int, folder: Path) -> Promise | None:
-    """One whole deployment; None when the search refused its budget."""
+    """One whole deployment; None when the search refused its budget. What it said is kept beside
+    its run."""
     run = RunDir(folder / f"run-{seed}")
     start_s = time.monotonic()
     done = fbn("deploy", *SMALL, *SUBNET, "--seed", str(seed), "--target", target,
                "--latency-budget", f"{target}:{budget_ms}ms", "--run", str(run.path),
                cache=folder / "cache")  # fmt: skip
+    run.path.with_suffix(".log").write_text(done.stderr)
     if done.returncode == NO_BUDGET_MEETS:
         return None
     if done.returncode:
