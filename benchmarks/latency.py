@@ -187,20 +187,27 @@ def measured_in_turns(
             again[graph.hash] = _elsewhere(meter, read.network(name))
     # Once more over the whole: what an earlier turn took for calm, a later one may tell to be of a
     # crowd.
+    for part, tables in zip(parts, slices, strict=True):
+        tables.append(measured_table(part, read.network, meter, reporter()))
+    for name, graph in parts[1].graphs.items():
+        if again[graph.hash].was_crowded(meter.pace):
+            again[graph.hash] = _elsewhere(meter, read.network(name))
     fit, unseen = (
         dataclasses.replace(
-            measured_table(part, read.network, meter, reporter()),
+            tables[-1],
             measurements=sum(table.measurements for table in tables),
             seconds=sum(table.seconds for table in tables),
         )
-        for part, tables in zip(parts, slices, strict=True)
+        for tables in slices
     )
     return fit, unseen, again
 
 
 def _elsewhere(meter: LatencyMeter, network: Network) -> LatencyRecord:
     """What another process measures, once more where that was disturbed, as in this process."""
-    quick = partial(meter.confirm_in_fresh_process, network, processes=1, protocol=QUICK.name)
+    quick = partial(
+        meter.confirm_in_fresh_process, network, processes=1, protocol=QUICK.name, renewed=False
+    )
     (record,) = quick().records
     if not meter.doubts(record):
         return record

@@ -297,12 +297,14 @@ def printed(result: dict[str, Any], console: Console) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--processes", type=int, default=12, help="of each series; threes")
+    parser.add_argument("--processes", type=int, default=12, help="of each series: 6, 9, …")
     parser.add_argument("--pairs", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/timing.json")
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--plain", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.processes % CONFIRMING or arguments.processes < 2 * CONFIRMING:
+        parser.error(f"--processes is a multiple of {CONFIRMING}, from {2 * CONFIRMING} on")
     if arguments.one:
         return run_one(Path(arguments.one[0]), arguments.one[1], arguments.one[2])
     if arguments.plain:

@@ -26,8 +26,8 @@ def winner(found: dict[str, Any], run: Path) -> str:
             low, high = known["interval"]
             lines.append(
                 f"Predicted for {target}: {known['predicted']:.3f} ms ({low:.3f} to {high:.3f}). "
-                "It was not measured there; after fbn retrain and fbn export, fbn profile "
-                "model.onnx --latency-budget on the device tells whether it holds."
+                "It was not measured there; after fbn retrain and fbn export, fbn report says the "
+                "command that measures the file on the device."
             )
     lines.append(
         f"{costs['flops'] / 1e6:.1f} M multiply-adds, {costs['params'] / 1e6:.2f} M parameters"

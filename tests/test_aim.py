@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,7 +53,9 @@ def test_a_crowd_tells_nothing_and_its_record_stays() -> None:
 class Uneven(Meter):
     """A machine on which one round was slow."""
 
-    def confirm_in_fresh_process(self, model: str, processes: int = 3) -> Confirmation:
+    def confirm_in_fresh_process(
+        self, model: str, processes: int = 3, renewed: bool = True
+    ) -> Confirmation:
         timing: dict[str, Any] = {"worst_round_ms": 11.0, "disturbed": ("rounds varied by 8%",)}
         made = record(value_ms=self.careful_ms[model], **timing)
         return Confirmation((dataclasses.replace(made, slow_reference_us=None),))
@@ -66,7 +69,7 @@ def _coster(architecture: Architecture, budget: Budget) -> float:
     return 9.0 + total(architecture)
 
 
-def outcome(budget: Budget, told: Told) -> Outcome:
+def outcome(budget: Budget, told: Told) -> tuple[Outcome, Mapping[str, float]]:
     """Of a search that aims at the budget over 1.25."""
     settings: Any = SimpleNamespace(budgets=(budget,), algorithm="random", candidates=4)
     context: Any = SimpleNamespace(reporter=told, seed=0)
@@ -77,8 +80,10 @@ def outcome(budget: Budget, told: Told) -> Outcome:
 
 def test_where_nothing_is_as_far_below_the_budget_the_budget_itself_is_tried() -> None:
     told = Told()
-    (candidate,) = outcome(dataclasses.replace(BUDGET, limit=9.5), told).population
+    searched, stretch = outcome(dataclasses.replace(BUDGET, limit=9.5), told)
+    (candidate,) = searched.population
     assert candidate.costs == {BUDGET.cost: 9.0}
+    assert stretch == {BUDGET.cost: 1.0}
     assert told.texts == [
         "Nothing meets 7.6 ms on onnxruntime-cpu; looking for what meets the budget itself."
     ]

@@ -16,7 +16,7 @@ from fbn_deploy.latency.crowding import Pace
 from fbn_deploy.latency.machine import arithmetic_work
 from fbn_deploy.latency.meter import Confirmation
 from fbn_deploy.latency.predictor import Prediction
-from fbn_deploy.latency.record import LatencyRecord
+from fbn_deploy.latency.record import LatencyRecord, utc_now
 from fbn_deploy.pipeline.confirm import confirmed_winner
 from fbn_deploy.pipeline.latency import UNKNOWN_MS, Predicted, Whole
 from fbn_deploy.progress import Reporter, Silent
@@ -45,10 +45,14 @@ class Meter:
         self, careful_ms: Mapping[str, float], crowded: str = "", disturbed: str = ""
     ) -> None:
         self.careful_ms, self.crowded, self.disturbed = careful_ms, crowded, disturbed
+        self.date = ""
+        """Of what the cache had; what is measured now where it is empty."""
         self.asked: list[str] = []
         self.forgotten: list[float] = []
 
-    def confirm_in_fresh_process(self, model: str, processes: int = 3) -> Confirmation:
+    def confirm_in_fresh_process(
+        self, model: str, processes: int = 3, renewed: bool = True
+    ) -> Confirmation:
         self.asked.append(model)
         timing: dict[str, Any] = dict.fromkeys(
             ("worst_round_ms", "high_ms"), self.careful_ms[model]
@@ -58,10 +62,27 @@ class Meter:
             "disturbed": ("load",) * (model in self.disturbed),
         }
         made = record(value_ms=self.careful_ms[model], **timing)
-        return Confirmation((dataclasses.replace(made, slow_reference_us=None),) * processes)
+        made = dataclasses.replace(made, slow_reference_us=None, date=self.date or utc_now())
+        return Confirmation((made,) * processes)
 
     def forget(self, confirmation: Confirmation) -> None:
         self.forgotten.append(confirmation.value_ms)
+
+
+class Passing(Meter):
+    """A meter whose first measurement is in a crowd that ends; ``calm_ms`` is what the same
+    network takes then."""
+
+    def __init__(self, careful_ms: Mapping[str, float], calm_ms: Mapping[str, float]) -> None:
+        super().__init__(careful_ms, crowded="".join(calm_ms))
+        self.calm_ms = calm_ms
+
+    def confirm_in_fresh_process(
+        self, model: str, processes: int = 3, renewed: bool = True
+    ) -> Confirmation:
+        found = super().confirm_in_fresh_process(model, processes, renewed)
+        self.careful_ms, self.crowded = {**self.careful_ms, **self.calm_ms}, ""
+        return found
 
 
 class Fake:
@@ -201,6 +222,7 @@ def test_a_search_that_a_crowd_spoiled_says_so_and_measures_again_the_next_time(
 def test_what_failed_in_a_crowd_is_not_remembered_for_it_when_another_wins() -> None:
     costs = {"a": 9.0, "b": 7.0, "c": 7.0}
     meter = Meter({"a": 12.0, "b": 11.0, "c": 9.0}, crowded="a")
+    meter.date = "2026-01-01T00:00:00+00:00"  # so that the crowd is not over
     assert won("abc", {"onnxruntime-cpu": Fake(costs, costs, meter)})[0] == "c"
     assert meter.forgotten == [12.0]  # b failed without a crowd
 
@@ -215,21 +237,37 @@ def test_what_a_crowd_would_make_too_slow_is_passed_over() -> None:
     assert meter.asked == ["a", "c", "e", "e"]
     assert meter.forgotten == [11.7, 10.1]
     assert "1.35 times" in told.texts[-1]
-    assert "2 better candidates were passed over" in told.texts[-1]
+    assert "4 better candidates failed or were passed over" in told.texts[-1]
 
 
-@pytest.mark.parametrize(("b_ms", "winner", "asked"), [(8.5, "b", "accbb"), (10.5, "c", "accb")])
-def test_what_was_passed_over_in_a_crowd_gets_its_turn_when_that_is_over(
-    b_ms: float, winner: str, asked: str
+@pytest.mark.parametrize(
+    ("a_ms", "b_ms", "winner", "asked"),
+    [
+        (9.5, 8.5, "a", "accaa"),
+        (10.5, 8.5, "b", "accabb"),
+        (10.5, 10.5, "c", "accab"),
+    ],
+)
+def test_what_a_crowd_held_up_gets_its_turn_when_that_is_over(
+    a_ms: float, b_ms: float, winner: str, asked: str
 ) -> None:
     """a takes 1.3 times its cost in a crowd, by which b would break the budget; c is calm."""
     costs = {"a": 9.0, "b": 8.0, "c": 7.0}
-    meter = Meter({"a": 11.7, "b": b_ms, "c": 7.1}, crowded="a")
+    meter = Passing({"a": 11.7, "b": b_ms, "c": 7.1}, {"a": a_ms})
     told = Told()
     latency = Fake(costs, costs, meter)
     assert won("abc", {"onnxruntime-cpu": latency}, reporter=told)[0] == winner
     assert meter.asked == list(asked)
     assert told.texts == []
+
+
+def test_what_the_cache_has_does_not_tell_that_a_crowd_is_over() -> None:
+    costs = {"a": 9.0, "b": 8.0, "c": 7.0}
+    meter = Meter({"a": 11.7, "c": 7.1}, crowded="a")
+    meter.date = "2026-01-01T00:00:00+00:00"
+    told = Told()
+    assert won("abc", {"onnxruntime-cpu": Fake(costs, costs, meter)}, reporter=told)[0] == "c"
+    assert "2 better candidates failed or were passed over" in told.texts[-1]
 
 
 def test_a_disturbed_measurement_that_breaks_the_budget_is_not_remembered() -> None:
@@ -248,10 +286,35 @@ def test_a_search_gives_up_before_it_has_measured_every_candidate_in_vain() -> N
 
 
 def test_when_the_others_would_take_too_long_in_the_crowd_as_well_that_is_said() -> None:
+    """Five are tried all the same, lest the crowd be over."""
+    names = "abcdefg"
+    costs = dict.fromkeys(names, 9.0)
+    meter = Meter({name: 13.5 + place for place, name in enumerate(names)}, crowded=names)
+    latency = Fake(costs, costs, meter)
+    with pytest.raises(NothingFitsError, match=r"nearest took 13\.5 .* and 2 more would have"):
+        won(names, {"onnxruntime-cpu": latency})
+    assert meter.asked == list("abcde")
+
+
+def test_one_that_would_take_too_long_in_the_crowd_is_tried_rather_than_none() -> None:
     costs = {"a": 9.0, "b": 8.0}
-    latency = Fake(costs, costs, Meter({"a": 13.5}, crowded="a"))
-    with pytest.raises(NothingFitsError, match=r"nearest took 13\.5 .* and 1 more would have"):
-        won("ab", {"onnxruntime-cpu": latency})
+    meter = Meter({"a": 13.5, "b": 8.2}, crowded="a")
+    meter.date = "2026-01-01T00:00:00+00:00"
+    assert won("ab", {"onnxruntime-cpu": Fake(costs, costs, meter)})[0] == "b"
+
+
+def test_predictions_elsewhere_are_asked_first_and_count_for_nothing_measured() -> None:
+    there = "openvino-cpu"
+    names = [chr(ord("A") + number) for number in range(200)]
+    last = names[-1]
+    here = Meter({last: 9.0})
+    latencies = {
+        "onnxruntime-cpu": Fake(dict.fromkeys(names, 9.0), dict.fromkeys(names, 9.0), here),
+        there: Fake({name: 2.0 if name == last else 9.0 for name in names}, {}, None),
+    }
+    budgets = (BUDGET, Budget("latency", 5.0, there))
+    assert won("".join(names), latencies, *budgets)[0] == last
+    assert here.asked == [last, last]
 
 
 def test_a_quick_measurement_in_a_crowd_throws_nobody_out() -> None:

@@ -76,7 +76,10 @@ def test_a_prediction_is_not_called_confirmed(tmp_path: Path) -> None:
     assert "predicted for onnxruntime-cpu" in found.text
     assert "not measured there; the budget is 2 ms" in found.text
     assert "Measured on a board, onnxruntime 1.2." in found.text
-    command = "fbn profile model.onnx --out profile.json on the device, and put that file into"
+    command = (
+        "fbn profile model.onnx --target onnxruntime-cpu --out profile.json on the device, and put "
+        "that file into"
+    )
     assert command in found.text
     assert verdict(run).headline == "Look before you ship: latency budget on onnxruntime-cpu"
 

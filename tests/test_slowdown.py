@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,12 +171,13 @@ def test_what_becomes_known_later_does_not_change_a_confirmation(
 
 
 @pytest.mark.parametrize(
-    ("today_ms", "worst_ms", "crowded", "bound_ms", "measured"),
+    ("today_ms", "worst_ms", "told", "bound_ms", "measured"),
     [
-        (1.19, 1.19, False, 1.2, [1.19]),  # it holds, and is not asked again
-        (1.19, 1.25, False, 1.25, [1.19]),  # it holds by its median; its own bound counts
-        (1.21, 1.21, False, 1.21, [1.21, 1.21, 1.21]),  # the check and two more processes
-        (1.21, 1.21, True, 1.2, [1.21, 1.21]),  # a crowd tells nothing; it is asked again
+        (1.19, 1.19, "", 1.2, [1.19]),  # it holds, and is not asked again
+        (1.19, 1.25, "", 1.25, [1.19]),  # it holds by its median; its own bound counts
+        (1.19, 1.25, "disturbed", 1.2, [1.19]),  # that is the disturbance's
+        (1.21, 1.21, "", 1.21, [1.21, 1.21, 1.21]),  # the check and two more processes
+        (1.21, 1.21, "crowded_out", 1.2, [1.21, 1.21]),  # tells nothing; it is asked again
     ],
 )
 def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_its_bound(
@@ -183,7 +185,7 @@ def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_i
     monkeypatch: pytest.MonkeyPatch,
     today_ms: float,
     worst_ms: float,
-    crowded: bool,
+    told: str,
     bound_ms: float,
     measured: list[float],
 ) -> None:
@@ -192,7 +194,7 @@ def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_i
     target = ready_target("onnxruntime-cpu")
     done: list[float] = []
 
-    def measuring(date: str, value_ms: float, **numbers: float) -> None:
+    def measuring(date: str, value_ms: float, **numbers: Any) -> None:
         def measure(source: object, conditions: Conditions, *_: object) -> LatencyRecord:
             done.append(value_ms)
             made = record(value_ms=value_ms, conditions=conditions, **numbers)
@@ -203,9 +205,11 @@ def test_a_confirmation_of_another_day_is_taken_only_if_a_new_process_confirms_i
     measuring("2026-01-01T00:00:00+00:00", 1.0, worst_round_ms=1.2)
     LatencyMeter(target, cache=cache).confirm_in_fresh_process(relu())
     done.clear()
-    measuring(utc_now(), today_ms, worst_round_ms=worst_ms, crowded_out=crowded)
+    doubts: dict[str, Any] = {"disturbed": ("load",), "crowded_out": True}
+    doubt = {told: doubts[told]} if told else {}
+    measuring(utc_now(), today_ms, worst_round_ms=worst_ms, **doubt)
     meter = LatencyMeter(target, cache=cache)
-    first_ms = 1.2 if crowded else worst_ms
+    first_ms = 1.2 if told else worst_ms
     assert meter.confirm_in_fresh_process(relu(), processes=1).upper_ms == first_ms
     assert meter.confirm_in_fresh_process(relu()).upper_ms == bound_ms
     assert done == measured

@@ -61,7 +61,8 @@ def _search_command(table: LatencyTable, path: Path) -> str:
     space = inventory.space
     words = ["--space", space["name"], "--resolution", str(space["resolution"])]
     for name, value in space["options"].items():
-        words += ["-o", f"{name}={_as_typed(value)}"]
+        if value not in (None, []):  # which are defaults: nobody can type them
+            words += ["-o", f"{name}={_as_typed(value)}"]
     for option, value, default in (
         ("--bn", inventory.bn, "fair"),
         ("--precision", inventory.precision, "fp32"),

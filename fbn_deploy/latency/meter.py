@@ -169,18 +169,19 @@ class LatencyMeter:
         processes: int = PROCESSES,
         protocol: str = CONFIRM.name,
         fresh: bool = False,
+        renewed: bool = True,
     ) -> Confirmation:
         """The latency under a timing protocol in new processes, one after the other.
 
         Memory layout differs from process to process and the clock drifts with time; a budget
         has to hold over both. Three processes, 15 to 45 s; see ``timing.py`` for how
-        well that holds. What the cache holds is taken if it is true today
-        (``_renew``). A process that is found to have been in a crowd only because a
-        later one was not is measured again.
+        well that holds. What the cache holds is taken if it is true today (``_renew``;
+        ``renewed=False`` takes it as it is). A process that is found to have been in a crowd only
+        because a later one was not is measured again.
         """
         network = network_from(model)
         how = _protocol(protocol)
-        if not fresh:
+        if renewed and not fresh:
             self._renew(network, how)
         records: list[LatencyRecord] = []
         for process in range(1, processes + 1):
@@ -203,7 +204,8 @@ class LatencyMeter:
 
         Where its bound does not cover that process's median, the machine is slower than it was:
         all of it is forgotten. Else the new process stands for the one that was disturbed, or for
-        the oldest. A process in a crowd tells nothing, and leaves the next one to tell.
+        the oldest unless it was disturbed itself. A process in a crowd tells nothing, and leaves
+        the next one to tell.
         """
         if self.cache is None or network.hash in self._checked:
             return
@@ -217,11 +219,12 @@ class LatencyMeter:
         former = Confirmation(tuple(stored))
         if now.value_ms > former.upper_ms:
             self.forget(former)
+            self.cache.put(now, self.pace)
         else:
             worst = min(stored, key=lambda each: (not each.disturbed, each.date))
-            self.cache.remove([worst])
-            now = dataclasses.replace(now, conditions=worst.conditions)
-        self.cache.put(now, self.pace)
+            if worst.disturbed or not now.disturbed:
+                self.cache.remove([worst])
+                self.cache.put(dataclasses.replace(now, conditions=worst.conditions), self.pace)
         self._checked.add(network.hash)
 
     def forget(self, confirmation: Confirmation) -> None:

@@ -76,8 +76,10 @@ def _stretch(
     architecture, costs = min(
         surveyed, key=lambda each: abs(math.log(each[1][budget.cost] / budget.limit))
     )
-    confirmation = meter.confirm_in_fresh_process(deployed(architecture), processes=1)
-    if confirmation.crowded_out:  # kept all the same: the same search finds the same again
+    # Taken as it is stored, a crowd too: a search that was killed finds the same again.
+    model = deployed(architecture)
+    confirmation = meter.confirm_in_fresh_process(model, processes=1, renewed=False)
+    if confirmation.crowded_out:
         return 1.0
     careful_ms = confirmation.upper_ms
     if confirmation.disturbed:  # its worst round is the disturbance's

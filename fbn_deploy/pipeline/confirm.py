@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from fbn_deploy.errors import NothingFitsError
 from fbn_deploy.latency.meter import Confirmation, LatencyMeter
+from fbn_deploy.latency.record import utc_now
 from fbn_deploy.pipeline.latency import UNKNOWN_MS, Latency
 from fbn_deploy.progress import Reporter
 from fbn_deploy.search.budgets import Budget
@@ -43,35 +44,42 @@ def confirmed_winner(
     Costs are of moments without a crowd (``latency/crowding.py``). While one that does not end
     makes candidates fail, those are passed over that would exceed the budget if they took as much
     longer than their cost as the last one did; so the winner's budget holds in the crowd. Once it
-    is over, they get their turn: before others, and before one that holds wins. What failed
-    disturbed is not remembered for it: another search measures it again.
+    is over, all of these get their turn: before others, and before one that holds wins. What failed
+    disturbed is not remembered for it: it is measured again, by another search as well.
 
     Raises ``NothingFitsError`` when none of the best candidates meets the budgets.
     """
+    ranked = population.best(len(population))
     trials = _Trials([budget for budget in budgets if budget.target], latencies, deployed)
-    waiting = deque(population.best(len(population)))
-    passed: list[Candidate] = []
-    winner: Winner | None = None
+    waiting = deque(range(len(ranked)))  # places in the ranking; so are those that a crowd holds up
+    passed: list[int] = []
+    failed: list[int] = []
+    won: tuple[int, Winner] | None = None
     with reporter.task("Confirming on the target", TRIED_AT_MOST, "networks") as task:
-        while waiting and not trials.are_enough:
-            candidate = waiting.popleft()
-            if trials.would_break(candidate):
-                passed.append(candidate)
-                continue
-            holds = trials.confirmations(candidate)
+        while (waiting or (passed and won is None)) and not trials.are_enough:
+            if waiting:
+                place = waiting.popleft()
+                if trials.would_break(ranked[place]):
+                    passed.append(place)
+                    continue
+            else:  # all would break the budget in the crowd, if that goes on
+                place = passed.pop(0)
+            holds = trials.confirmations(ranked[place])
             task.update(trials.tried)
             if holds is not None:
-                winner = candidate, holds
+                won = place, (ranked[place], holds)
                 waiting.clear()
+            elif trials.failed_in_a_crowd:
+                failed.append(place)
             if trials.crowd_is_over:
-                waiting.extendleft(reversed(passed))
-                passed.clear()
-    trials.forget_disturbed()
-    if winner is None:
+                held_up = sorted(each for each in passed + failed if won is None or each < won[0])
+                waiting.extendleft(reversed(held_up))
+                passed, failed = [], []
+    if won is None:
         raise NothingFitsError(trials.nothing_holds(len(passed)))
-    if passed:
-        reporter.say(_passed_text(len(passed), trials.longest))
-    return winner
+    if better := len(passed) + len(failed) + len(waiting):
+        reporter.say(_held_up_text(better, trials.longest))
+    return won[1]
 
 
 class _Trials:
@@ -80,10 +88,11 @@ class _Trials:
     def __init__(
         self, budgets: Sequence[Budget], latencies: Mapping[str, Latency], deployed: Deployed
     ) -> None:
-        self._budgets, self._latencies, self._deployed = budgets, latencies, deployed
+        self._latencies, self._deployed = latencies, deployed
+        # Those on targets elsewhere first: what is predicted costs nothing.
+        self._budgets = sorted(budgets, key=lambda budget: self._meter(budget) is not None)
         self._nearest: list[tuple[float, str]] = []  # of those measured: share of a budget, text
         self._predicted: list[tuple[float, str]] = []  # of those that are only predicted
-        self._disturbed: list[tuple[LatencyMeter, Confirmation]] = []  # that failed
         self._crowded_out = 0
         self._longer: dict[str, float] = {}
         """Cost → how many times its cost the last one that failed in a crowd took."""
@@ -91,7 +100,9 @@ class _Trials:
         self.longest = 1.0
         """The largest of what ever was in ``_longer``."""
         self.crowd_is_over = False
-        """Whether the last candidate was measured with care, and without a crowd."""
+        """Whether the last candidate was measured with care just now, and without a crowd."""
+        self.failed_in_a_crowd = False
+        """Whether the last candidate broke its budget in a crowd that did not end."""
 
     @property
     def are_enough(self) -> bool:
@@ -112,24 +123,22 @@ class _Trials:
     def confirmations(self, candidate: Candidate) -> dict[str, Confirmation] | None:
         """Target → confirmation; None when a budget does not hold."""
         found: dict[str, Confirmation] = {}
-        over = False
+        started = utc_now()
+        over = measured = self.failed_in_a_crowd = False
         for budget in self._budgets:
+            measured |= self._meter(budget) is not None
             over_ms = _over(candidate, budget, self._latencies, self._deployed, found)
             if over_ms is not None:
                 self._failed(candidate, budget, over_ms, found)
                 over = True
                 break
-        self.tried += any(map(self._meter, self._budgets))
+        self.tried += measured
         self._careful += bool(found)
-        self.crowd_is_over = bool(found) and not any(each.crowded_out for each in found.values())
+        now = any(each.date >= started for one in found.values() for each in one.records)
+        self.crowd_is_over = now and not any(each.crowded_out for each in found.values())
         if self.crowd_is_over:
             self._longer.clear()
         return None if over else found
-
-    def forget_disturbed(self) -> None:
-        """Takes confirmations that failed disturbed out of the caches."""
-        for meter, confirmation in self._disturbed:
-            meter.forget(confirmation)
 
     def nothing_holds(self, passed: int) -> str:
         """Why no candidate won, of which ``passed`` were passed over."""
@@ -166,8 +175,9 @@ class _Trials:
         if meter is None or confirmation is None:
             return
         if confirmation.disturbed or confirmation.crowded_out:
-            self._disturbed.append((meter, confirmation))
+            meter.forget(confirmation)
         if confirmation.crowded_out:
+            self.failed_in_a_crowd = True
             self._crowded_out += 1
             self._longer[budget.cost] = over_ms / candidate.costs[budget.cost]
             self.longest = max(self.longest, self._longer[budget.cost])
@@ -185,12 +195,12 @@ def _crowded_text(crowded: int, passed: int) -> str:
     )
 
 
-def _passed_text(passed: int, longest: float) -> str:
+def _held_up_text(held_up: int, longest: float) -> str:
     return (
         f"Somebody else computed on the same core: a network took {longest:.2f} times as long as "
-        f"was reckoned, and {passed} better candidates were passed over. The one that was chosen "
-        "meets the budget all the same; for a better one, search again on a quieter machine, with "
-        "another --run."
+        f"was reckoned, and {held_up} better candidates failed or were passed over for it. The one "
+        "that was chosen meets the budget all the same; for a better one, search again on a "
+        "quieter machine, with another --run."
     )
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 PREDICTORS = ("auto", "table", "whole")
 UNKNOWN_MS = 1e30
-"""What stands for the latency of a network with a block that a table from elsewhere lacks: it
-meets no budget, and can be written as JSON."""
+"""What stands for the latency of a network that a table from elsewhere does not predict: it meets
+no budget, and can be written as JSON."""
 
 
 class Latency(Protocol):

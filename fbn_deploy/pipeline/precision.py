@@ -263,13 +263,12 @@ def _about(ranges: Ranges) -> dict[str, Any]:
 def _speed(path: Path, fp32: ir.Model, precision: str, target: Target) -> dict[str, Any]:
     """Latency of both on one target, batch 1, one thread, one after the other, and what disturbed
     either."""
-    pace = known_pace(target.device())
-    records = []
-    for model, its_precision in ((fp32, "fp32"), (path, precision)):
-        meter = LatencyMeter(target, precision=its_precision, pace=pace)
-        records.append(meter.settled(model, meter.measure(model)))
-        pace = meter.pace
-    before, after = records
+    wide = LatencyMeter(target, pace=known_pace(target.device()))
+    before = wide.measure(fp32)
+    narrow = LatencyMeter(target, precision=precision, pace=wide.pace)
+    after = narrow.settled(path, narrow.measure(path))
+    wide.pace = narrow.pace  # a moment that may tell that the first one was in a crowd
+    before = wide.settled(fp32, before)
     return {
         "target": target.name,
         "latency_ms": after.value_ms,

@@ -75,9 +75,11 @@ def search(context: Context, settings: SearchSettings) -> dict[str, Any]:
     surveyed = _surveyed(supernet.space, settings.budgets, coster, context)
     seen = survey(settings.budgets, [costs for _, costs in surveyed])
     reporter.say(seen.text())
-    stretch = stretches(settings.budgets, surveyed, coster.latencies, coster.deployed, reporter)
+    stretch: Mapping[str, float] = stretches(
+        settings.budgets, surveyed, coster.latencies, coster.deployed, reporter
+    )
     aimed_at = time.monotonic()
-    outcome = _outcome(context, settings, supernet.space, ranking, coster, stretch)
+    outcome, stretch = _outcome(context, settings, supernet.space, ranking, coster, stretch)
     ranking.shared.end()
     outcome = dataclasses.replace(outcome, population=ranking.with_second_looks(outcome.population))
     reporter.say(f"{outcome.ending} {outcome.tally.text()}")
@@ -126,9 +128,10 @@ def _outcome(
     ranking: Looks,
     coster: Coster,
     stretch: Mapping[str, float],
-) -> Outcome:
+) -> tuple[Outcome, Mapping[str, float]]:
     """What the algorithm finds among candidates that are as far below the budgets as ``stretch``
-    says; where nothing is, among those that meet the budgets themselves."""
+    says; where nothing is, among those that meet the budgets themselves. And the stretch that was
+    held to."""
     algorithm = algorithms.load(settings.algorithm, settings.candidates)
 
     def found_under(budgets: Sequence[Budget]) -> Outcome:
@@ -144,13 +147,13 @@ def _outcome(
 
     lower = aimed(settings.budgets, stretch)
     try:
-        return found_under(lower)
+        return found_under(lower), stretch
     except NothingFitsError:
         if lower == settings.budgets:
             raise
         missed = " and ".join(budget.text for budget in lower)
         context.reporter.say(f"Nothing meets {missed}; looking for what meets the budget itself.")
-    return found_under(settings.budgets)
+    return found_under(settings.budgets), dict.fromkeys(stretch, 1.0)
 
 
 def _stored(context: Context, settings: SearchSettings) -> dict[str, Any] | None:
@@ -195,8 +198,8 @@ def _surveyed(
     ]
     if lacking := len(sample) - len(found):
         context.reporter.say(
-            f"{lacking} of {len(sample)} sampled architectures have blocks that a latency table "
-            "lacks; they cannot be chosen."
+            f"{lacking} of {len(sample)} sampled architectures are not predicted by a latency "
+            "table, which lacks blocks of them; they cannot be chosen."
         )
     if not found:
         raise FBNError("The latency table knows none of the sampled architectures; measure anew.")

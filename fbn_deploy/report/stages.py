@@ -30,13 +30,16 @@ def profile_command(run: Run) -> str:
     return f"fbn profile {shlex.quote(str(run.path))}{precision_option(run)}"
 
 
-def device_command(run: Run) -> str:
-    """What measures the file that ships on another device, as the search's budgets are meant."""
+def device_command(run: Run, target: str) -> str:
+    """What measures the file that ships on another device, as the budget on ``target`` is meant."""
     settings = run.search.settings if run.search else {}
     words = "".join(
         f" --{name} {settings[name]}" for name in ("threads", "batch") if settings.get(name, 1) != 1
     )
-    return f"fbn profile {run.model}{precision_option(run)}{words} --out profile{_suffix(run)}.json"
+    return (
+        f"fbn profile {run.model}{precision_option(run)} --target {target}{words} "
+        f"--out profile{_suffix(run)}.json"
+    )
 
 
 def _suffix(run: Run) -> str:

@@ -102,7 +102,8 @@ def _budget(run: Run, search: Search, budget: Budget) -> Finding:
 
 
 def _latency_budget(run: Run, search: Search, budget: Budget) -> Finding:
-    """What is promised is the upper bound of the confirmation; nothing else is a promise."""
+    """What is promised is the upper bound of the confirmation, or what the file's profile says on a
+    device where nothing could be confirmed."""
     about = f"latency budget on {budget.target}{search.in_precision}"
     confirmed = search.confirmed.get(budget.target or "")
     if confirmed is None:
@@ -133,6 +134,8 @@ def _measured_there(run: Run, search: Search, budget: Budget, about: str) -> Fin
     )
     if record.disturbed:
         return Finding(LOOK, about, f"{text} The device was disturbed meanwhile.")
+    if budget.is_met_by(record.value_ms) and not budget.is_met_by(record.timing.high_ms):
+        return Finding(LOOK, about, f"{text} The 95 % interval of its median is not all below it.")
     return Finding(GOOD if budget.is_met_by(record.value_ms) else BAD, about, text)
 
 
@@ -147,8 +150,9 @@ def _unconfirmed(run: Run, search: Search, budget: Budget) -> str:
     low, high = (known.interval if known else None) or (None, None)
     return (
         f"Predicted {cost}{search.in_precision} ({milliseconds(low)} to {milliseconds(high)}), and "
-        f"not measured there; the budget is {_limit(budget)}. Run {device_command(run)} on the "
-        f"device, and put that file into {run.path}."
+        f"not measured there; the budget is {_limit(budget)}. Run "
+        f"{device_command(run, budget.target or '')} on the device, and put that file into "
+        f"{run.path}."
     )
 
 

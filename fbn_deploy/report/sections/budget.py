@@ -80,9 +80,10 @@ def _predicted(search: Search) -> Iterator[Child]:
     for target, predictor in search.predictors.items():
         yield text(f"Latencies of candidates on {target}{search.in_precision}: {_how(predictor)}")
         if predictor.unknown:
+            elsewhere = search.meets_budget is None
             yield note(
-                f"{plural(predictor.unknown, 'network')} had a block that the table lacks; they "
-                "meet no latency budget."
+                f"{plural(predictor.unknown, 'network')} could not be predicted, since the table "
+                f"lacks blocks of them; they {'meet no budget' if elsewhere else 'were measured'}."
             )
     if search.meets_budget is None:
         yield text(
