@@ -125,8 +125,9 @@ def _latency_budget(run: Run, search: Search, budget: Budget) -> Finding:
 def _measured_there(run: Run, search: Search, budget: Budget, about: str) -> Finding | None:
     """What the file's profile says where it is of the budget's own device, on which nothing could
     be confirmed before the file was there."""
+    known = search.best.latencies.get(budget.target or "")
     record = run.profile.record if run.profile else None
-    if record is None or search.budget_for(record) != budget:
+    if record is None or search.budget_for(record) != budget or (known and known.measured):
         return None
     text = (
         f"{run.model} takes {milliseconds(record.value_ms)} on {record.conditions.device}, by its "
