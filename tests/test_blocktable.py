@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from test_predictor import BLOCKS, TIMES, measured, true_ms
 from test_slowdown import record
-from test_timing import CrowdedMachine
+from test_timing_crowds import CrowdedMachine
 
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency import meter as meters

@@ -15,12 +15,14 @@ import zipfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
 import pytest
 from test_targets import small_network
 
+from fbn_deploy.commands.measure import _search_command
 from fbn_deploy.errors import FBNError
 from fbn_deploy.files import sha256_of
 from fbn_deploy.latency.blocktable import LatencyTable
@@ -305,6 +307,19 @@ def test_a_search_against_a_table_promises_nothing_that_was_not_measured(
     assert f"Latency table: {table.cost_text(now=False)}." in said
     assert table.predictor().quality.text() in said
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_advised_search_has_every_option_of_the_bundle_that_can_be_typed() -> None:
+    options = {"width": 0.123456789, "squeeze": False, "widths": [8, 16], "none": None, "no": []}
+    space = {"name": "./my space.py", "resolution": 160, "options": options}
+    inventory = SimpleNamespace(space=space, bn="conv-only", precision="int8", batch=2)
+    table: Any = SimpleNamespace(inventory=inventory, threads=4)
+    assert shlex.split(_search_command(table, Path("there/table.json"))) == [
+        "fbn", "search", "--space", "./my space.py", "--resolution", "160",
+        "-o", "width=0.123456789", "-o", "squeeze=false", "-o", "widths=8, 16",
+        "--bn", "conv-only", "--precision", "int8", "--batch", "2", "--threads", "4",
+        "--latency-table", "table.json", "--data", "DIR", "--latency-budget", "10ms",
+    ]  # fmt: skip
 
 
 def test_a_table_of_another_space_is_refused_with_the_difference(table_path: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
-from fbn_deploy.targets import _cpu
+from fbn_deploy.targets._cpu import cpuinfo, named
 
 XEON = """processor\t: 0
 vendor_id\t: GenuineIntel
@@ -27,38 +23,16 @@ CPU revision\t: 3
 CORTEX_A78 = CORTEX_A72.replace("0xd08", "0xd42").replace("108.00", "62.50")
 
 
-def named(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, cpuinfo: str, board: str | None = None
-) -> str:
-    """The name on a machine with these files and four cores."""
-    (folder / "cpuinfo").write_text(cpuinfo)
-    (folder / "model").unlink(missing_ok=True)
-    if board is not None:
-        (folder / "model").write_text(board)
-    monkeypatch.setattr(_cpu, "_CPUINFO", folder / "cpuinfo")
-    monkeypatch.setattr(_cpu, "_BOARD", folder / "model")
-    monkeypatch.setattr(_cpu.os, "cpu_count", lambda: 4)
-    monkeypatch.setattr(_cpu.platform, "processor", lambda: "")
-    monkeypatch.setattr(_cpu.platform, "machine", lambda: "aarch64")
-    return _cpu.device_name.__wrapped__()
-
-
-def test_an_x86_processor_is_its_model_and_stepping(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    name = named(monkeypatch, tmp_path, XEON)
+def test_an_x86_processor_is_its_model_and_stepping() -> None:
+    name = named(cpuinfo(XEON), "x86_64", 4)
     assert name == "Intel(R) Xeon(R) Processor @ 2.80GHz (6/106/6, 4 cores)"
 
 
-def test_an_arm_processor_is_its_board_and_part(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    name = named(monkeypatch, tmp_path, CORTEX_A72, "Raspberry Pi 4 Model B Rev 1.4\0")
+def test_an_arm_processor_is_its_board_and_part() -> None:
+    name = named(cpuinfo(CORTEX_A72), "Raspberry Pi 4 Model B Rev 1.4\0", 4)
     assert name == "Raspberry Pi 4 Model B Rev 1.4 (0x41/0xd08/0x0/3, 4 cores)"
 
 
-def test_arm_processors_without_a_board_are_told_apart(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    names = {named(monkeypatch, tmp_path, each) for each in (CORTEX_A72, CORTEX_A78)}
+def test_arm_processors_without_a_board_are_told_apart() -> None:
+    names = {named(cpuinfo(each), "aarch64", 4) for each in (CORTEX_A72, CORTEX_A78)}
     assert names == {"aarch64 (0x41/0xd08/0x0/3, 4 cores)", "aarch64 (0x41/0xd42/0x0/3, 4 cores)"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -57,12 +57,14 @@ def command(
 
 def _search_command(table: LatencyTable, path: Path) -> str:
     """What searches the space of ``table`` under the conditions that it was measured in."""
+    from fbn_deploy.report.fields import shown
+
     inventory = table.inventory
     space = inventory.space
     words = ["--space", space["name"], "--resolution", str(space["resolution"])]
     for name, value in space["options"].items():
         if value not in (None, []):  # which are defaults: nobody can type them
-            words += ["-o", f"{name}={_as_typed(value)}"]
+            words += ["-o", f"{name}={shown(value)}"]
     for option, value, default in (
         ("--bn", inventory.bn, "fair"),
         ("--precision", inventory.precision, "fp32"),
@@ -72,10 +74,3 @@ def _search_command(table: LatencyTable, path: Path) -> str:
         words += [option, str(value)] if value != default else []
     words += ["--latency-table", path.name]
     return f"fbn search {shlex.join(words)} --data DIR --latency-budget 10ms"
-
-
-def _as_typed(value: Any) -> str:
-    """The value of an option as the command line takes it."""
-    if isinstance(value, list):
-        return ",".join(map(_as_typed, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fbn_deploy.errors import NothingFitsError
@@ -64,14 +65,14 @@ def confirmed_winner(
                     continue
             else:  # all would break the budget in the crowd, if that goes on
                 place = passed.pop(0)
-            holds = trials.confirmations(ranked[place])
+            trial = trials.of(ranked[place])
             task.update(trials.tried)
-            if holds is not None:
-                won = place, (ranked[place], holds)
+            if trial.holds:
+                won = place, (ranked[place], trial.confirmations)
                 waiting.clear()
-            elif trials.failed_in_a_crowd:
+            elif trial.in_a_crowd:
                 failed.append(place)
-            if trials.crowd_is_over:
+            if trial.is_calm:
                 held_up = sorted(each for each in passed + failed if won is None or each < won[0])
                 waiting.extendleft(reversed(held_up))
                 passed, failed = [], []
@@ -80,6 +81,27 @@ def confirmed_winner(
     if better := len(passed) + len(failed) + len(waiting):
         reporter.say(_held_up_text(better, trials.longest))
     return won[1]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What came of one candidate."""
+
+    holds: bool
+    """Whether it meets every budget."""
+    in_a_crowd: bool
+    """Whether it broke one in a crowd that did not end."""
+    confirmations: dict[str, Confirmation]
+    """By target, up to the budget that was broken; those of what was measured with care."""
+    started: str
+    """When it began."""
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether something was measured with care just now, and nothing in a crowd."""
+        found = self.confirmations.values()
+        now = any(record.date >= self.started for each in found for record in each.records)
+        return now and not any(each.crowded_out for each in found)
 
 
 class _Trials:
@@ -99,10 +121,6 @@ class _Trials:
         self.tried = self._careful = 0
         self.longest = 1.0
         """The largest of what ever was in ``_longer``."""
-        self.crowd_is_over = False
-        """Whether the last candidate was measured with care just now, and without a crowd."""
-        self.failed_in_a_crowd = False
-        """Whether the last candidate broke its budget in a crowd that did not end."""
 
     @property
     def are_enough(self) -> bool:
@@ -120,25 +138,23 @@ class _Trials:
             if budget.cost in self._longer
         )
 
-    def confirmations(self, candidate: Candidate) -> dict[str, Confirmation] | None:
-        """Target → confirmation; None when a budget does not hold."""
+    def of(self, candidate: Candidate) -> _Trial:
+        """Holds ``candidate`` against one budget after the other, until one is broken."""
         found: dict[str, Confirmation] = {}
         started = utc_now()
-        over = measured = self.failed_in_a_crowd = False
+        holds, in_a_crowd, measured = True, False, False
         for budget in self._budgets:
             measured |= self._meter(budget) is not None
             over_ms = _over(candidate, budget, self._latencies, self._deployed, found)
             if over_ms is not None:
-                self._failed(candidate, budget, over_ms, found)
-                over = True
+                holds, in_a_crowd = False, self._failed(candidate, budget, over_ms, found)
                 break
         self.tried += measured
         self._careful += bool(found)
-        now = any(each.date >= started for one in found.values() for each in one.records)
-        self.crowd_is_over = now and not any(each.crowded_out for each in found.values())
-        if self.crowd_is_over:
+        trial = _Trial(holds, in_a_crowd, found, started)
+        if trial.is_calm:
             self._longer.clear()
-        return None if over else found
+        return trial
 
     def nothing_holds(self, passed: int) -> str:
         """Why no candidate won, of which ``passed`` were passed over."""
@@ -167,20 +183,21 @@ class _Trials:
         budget: Budget,
         over_ms: float,
         found: Mapping[str, Confirmation],
-    ) -> None:
+    ) -> bool:
+        """Notes what broke ``budget``; whether that was in a crowd that did not end."""
         meter = self._meter(budget)
         told = self._predicted if meter is None else self._nearest
         told.append((over_ms / budget.limit, budget.text_of(over_ms)))
         confirmation = found.get(budget.target or "")
         if meter is None or confirmation is None:
-            return
+            return False
         if confirmation.disturbed or confirmation.crowded_out:
             meter.forget(confirmation)
         if confirmation.crowded_out:
-            self.failed_in_a_crowd = True
             self._crowded_out += 1
             self._longer[budget.cost] = over_ms / candidate.costs[budget.cost]
             self.longest = max(self.longest, self._longer[budget.cost])
+        return confirmation.crowded_out
 
     def _meter(self, budget: Budget) -> LatencyMeter | None:
         assert budget.target is not None, "A latency budget without a target."

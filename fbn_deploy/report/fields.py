@@ -183,7 +183,8 @@ def shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:g}"
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
     if isinstance(value, list):
         return ", ".join(shown(each) for each in value) or "none"
     if isinstance(value, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -18,16 +19,20 @@ _BOOST = Path("/sys/devices/system/cpu/cpufreq/boost")
 
 @functools.cache
 def device_name() -> str:
-    """The processor's model name, or the board's where it has none (Arm); what tells it from others
-    of that name (many virtual machines share one): family/model/stepping, or
-    implementer/part/variant/revision; and the core count."""
-    facts = _cpuinfo()
-    board = (_text(_BOARD) or "").rstrip("\0")
-    name = facts.get("model name") or board or platform.processor() or platform.machine()
+    """This processor (``named``)."""
+    otherwise = _text(_BOARD) or platform.processor() or platform.machine()
+    return named(_cpuinfo(), otherwise, os.cpu_count())
+
+
+def named(facts: Mapping[str, str], otherwise: str, cores: int | None) -> str:
+    """The processor's model name, or ``otherwise`` (its board) where it has none, as on Arm; what
+    tells it from others of that name (many virtual machines share one): family/model/stepping, or
+    implementer/part/variant/revision; and the core count. ``facts`` are those of ``cpuinfo``."""
     keys = _X86 if "cpu family" in facts else _ARM
     numbers = "/".join(facts[key] for key in keys if key in facts)
     detail = f"{numbers}, " if numbers else ""
-    return f"{name} ({detail}{os.cpu_count()} cores)"
+    name = facts.get("model name") or otherwise.rstrip("\0")  # a device tree's texts end in it
+    return f"{name} ({detail}{cores} cores)"
 
 
 @functools.cache
@@ -60,9 +65,13 @@ def clock_mhz() -> float | None:
 
 
 def _cpuinfo() -> dict[str, str]:
+    return cpuinfo(_text(_CPUINFO) or "")
+
+
+def cpuinfo(text: str) -> dict[str, str]:
     """The first processor's entries of /proc/cpuinfo; empty where there is none."""
     facts: dict[str, str] = {}
-    for line in (_text(_CPUINFO) or "").splitlines():
+    for line in text.splitlines():
         key, _, value = line.partition(":")
         facts.setdefault(key.strip(), value.strip())
     return facts
