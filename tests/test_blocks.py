@@ -155,6 +155,15 @@ def test_probes_reach_further_than_uniform_draws() -> None:
     assert spread(probe_architectures(space, 60)) > 1.5 * uniform
 
 
+def test_the_outermost_networks_of_a_space_are_probes_and_a_quarter_of_them_at_most() -> None:
+    space = SearchSpace("digits", tuple(Decision(f"d{i:02}", tuple("0123")) for i in range(20)))
+    sums = [sum(map(int, each.values())) for each in probe_architectures(space, 60)]
+    assert sums[:4] == [0, 20, 40, 60]
+    many = SearchSpace("many", tuple(Decision(f"d{i:02}", tuple("abcdefgh")) for i in range(20)))
+    alike = [len(set(each.values())) == 1 for each in probe_architectures(many, 20)]
+    assert alike == [True] * 5 + [False] * 15
+
+
 def test_a_small_space_has_fewer_probes_and_no_end_is_waited_for() -> None:
     tiny = SearchSpace("tiny", (Decision("a", ("0", "1")), Decision("b", ("0", "1"))))
     assert len(probe_architectures(tiny, 60)) == 4

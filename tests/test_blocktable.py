@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_predictor import BLOCKS, TIMES, measured, true_ms
 from test_slowdown import record
@@ -204,6 +205,9 @@ def test_networks_in_a_crowd_do_not_say_how_blocks_add_up(
     assert [each.value_ms for _, each in table.fitted()] == [1.0 + n for n in used]
 
 
+QUIET = {"reference_us": 7.7, "memory_us": 270.0}
+
+
 def table_of(blocks_in_a_crowd: int, networks_in_a_crowd: int) -> LatencyTable:
     """40 networks of ``test_predictor.py``; a crowd makes everything take 1.6 times as long."""
     networks = measured(40, noise=0.002)
@@ -211,9 +215,9 @@ def table_of(blocks_in_a_crowd: int, networks_in_a_crowd: int) -> LatencyTable:
     times = TIMES | {probe_name(n): value for n, (_, value) in enumerate(networks)}
     crowded = {*sorted(BLOCKS)[:blocks_in_a_crowd], *map(probe_name, range(networks_in_a_crowd))}
     records = {
-        name: record(value_ms=value * 1.6, crowded_out=True)
+        name: record(value_ms=value * 1.6, crowded_out=True, **QUIET)
         if name in crowded
-        else record(value_ms=value, crowded_out=False)
+        else record(value_ms=value, crowded_out=False, **QUIET)
         for name, value in times.items()
     }
     inventory = dataclasses.replace(INVENTORY, blocks=BLOCKS, probes=probes)
@@ -242,6 +246,19 @@ def test_where_everything_is_in_a_crowd_blocks_count_as_they_were_measured() -> 
     assert table.predictor().sum_ms(Composition(dict.fromkeys(BLOCKS, 1))) == pytest.approx(
         1.6 * sum(TIMES.values())
     )
+
+
+def test_who_used_the_memory_while_networks_were_measured_is_not_taken_for_theirs() -> None:
+    table = table_of(0, 0)
+    records, rng = dict(table.records), np.random.default_rng(0)
+    for number in range(40):
+        made = records[probe_name(number)]
+        slow = float(rng.choice([1.0, 1.0, 1.2]))
+        timing = dataclasses.replace(
+            made.timing, value_ms=made.value_ms * slow, memory_us=270.0 * slow
+        )
+        records[probe_name(number)] = dataclasses.replace(made, timing=timing)
+    assert worst_error(dataclasses.replace(table, records=records)) < 0.02
 
 
 def test_a_measurement_that_knew_the_calmer_core_is_not_called_one_of_a_crowd() -> None:

@@ -8,6 +8,7 @@ import pytest
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.blocks import Block
 from fbn_deploy.latency.composition import Composition
+from fbn_deploy.latency.moment import UNKNOWN, Moment
 from fbn_deploy.latency.predictor import Predictor, spearman
 
 RNG = np.random.default_rng(0)
@@ -86,9 +87,11 @@ def test_leave_one_out_in_closed_form_is_what_refitting_gives() -> None:
     features = Features(BLOCKS, TIMES)
     counts = features.contents([network for network, _ in probes])
     values = np.array([value for _, value in probes])
-    fit = _Fit(features, counts, values)
+    nothing = np.zeros((20, 3))
+    fit = _Fit(features, counts, values, nothing)
     kept = np.arange(20) != 7
-    again = _Fit(features, counts[kept], values[kept], prior=fit.prior, scale=fit.scale)
+    others = counts[kept], values[kept], nothing[kept]
+    again = _Fit(features, *others, prior=fit.prior, scale=fit.scale)
     predicted, _ = again.predict(counts[7:8])
     assert 1 - predicted[0] / values[7] == pytest.approx(fit.left_out[7], rel=1e-6)
 
@@ -108,6 +111,58 @@ def test_the_same_table_gives_the_same_prediction_to_the_last_bit() -> None:
         dict(reversed(BLOCKS.items())), TIMES, probes
     )  # fmt: skip
     assert one(counts) == two(counts)
+
+
+def shared(
+    count: int, seed: int = 0
+) -> tuple[list[tuple[Composition, float]], list[Moment], list[float]]:
+    """Networks on a machine that others share for a varying part of the time, and use the memory
+    of: both make networks slower. Measured latencies, the moments, and latencies without."""
+    rng = np.random.default_rng(1000 + seed)
+    networks = measured(count, noise=0.003, seed=seed)
+    moments = [(rng.uniform(0.0, 1.0), 2.0, rng.uniform(5.5, 6.0)) for _ in networks]
+    slowed = [1.0 + 0.2 * crowd + 0.3 * (memory - 5.75) for crowd, _, memory in moments]
+    at_once = zip(networks, slowed, strict=True)
+    return (
+        [(each, value * slow) for (each, value), slow in at_once],
+        moments,
+        [value * 1.1 for _, value in networks],
+    )
+
+
+def test_what_the_machine_did_meanwhile_is_told_from_the_networks() -> None:
+    probes, moments, _ = shared(48)
+    unseen, meanwhile, typical_ms = shared(60, seed=1)
+    told, blind = Predictor(BLOCKS, TIMES, probes, moments), Predictor(BLOCKS, TIMES, probes)
+
+    def error(values: list[float], predicted: list[float]) -> float:
+        return float(np.mean([abs(p / v - 1.0) for p, v in zip(predicted, values, strict=True)]))
+
+    networks, values = [each for each, _ in unseen], [value for _, value in unseen]
+    then = [told(*each).value_ms for each in zip(networks, meanwhile, strict=True)]
+    assert error(values, then) < 0.01
+    assert error(typical_ms, [told(each).value_ms for each in networks]) < 0.015
+    assert error(typical_ms, [blind(each).value_ms for each in networks]) > 0.02
+    assert told.quality.mape < 0.01
+    assert blind.quality.mape > 0.03
+
+
+def test_a_machine_that_nobody_shares_is_the_same_with_and_without_its_moments() -> None:
+    probes = measured(30, noise=0.02)
+    blind = Predictor(BLOCKS, TIMES, probes)
+    for moment in ((0.0, 2.0, 5.5), UNKNOWN):
+        told = Predictor(BLOCKS, TIMES, probes, [moment] * 30)
+        assert told(probes[0][0]) == told(probes[0][0], moment) == blind(probes[0][0])
+
+
+def test_a_moment_like_none_before_slows_by_a_factor_of_two_at_most() -> None:
+    probes, moments, _ = shared(48)
+    predictor = Predictor(BLOCKS, TIMES, probes, moments)
+    typical = predictor(probes[0][0])
+    for memory, factor in ((50.0, 2.0), (0.0, 0.5)):
+        then = predictor(probes[0][0], (0.5, 2.0, memory))
+        assert then.value_ms == pytest.approx(factor * typical.value_ms)
+        assert then.high_ms == pytest.approx(factor * typical.high_ms)
 
 
 def test_what_a_seam_saves_is_found() -> None:

@@ -47,6 +47,9 @@ class HandMachine:
     def look(self) -> Pace:
         return Pace(60.0, 40.0)
 
+    def read_memory(self) -> float:
+        return 250.0
+
     def run_queue_delay_s(self) -> float:
         return self.waited_s
 

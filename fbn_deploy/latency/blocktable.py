@@ -17,6 +17,7 @@ from fbn_deploy import files
 from fbn_deploy.errors import FBNError
 from fbn_deploy.latency.inventory import Inventory, Probe, digest, probe_name
 from fbn_deploy.latency.meter import LatencyMeter
+from fbn_deploy.latency.moment import moment_of
 from fbn_deploy.latency.network import Network
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.progress import Reporter
@@ -72,6 +73,7 @@ class LatencyTable:
                     for key in blocks
                 },
                 [(probe.composition, record.value_ms) for probe, record in networks],
+                [moment_of(record) for _, record in networks],
             )
             for less in (_LESS if crowded and alone else (1.0,))
         ]

@@ -19,6 +19,12 @@ is divided by the network's plain sum first, so that errors are relative. s, τ 
 a small grid with the smallest mean absolute leave-one-out error, which has a closed form (there,
 equation 5.12): r_i = [(K + σ²I)⁻¹ y]_i / [(K + σ²I)⁻¹]_ii.
 
+The latency of a network is that of a moment of the machine (``moment.py``), z, taken from its
+median over the probes. It is taken for f · (1 + γᵀz), and fitted as y = f + γᵀ(z y), which is the
+same to first order, with a prior for γ that a grid of two, all or nothing, chooses as the others.
+Predicted is f, the latency in a typical moment; or, for a network whose moment is known, that of
+it, which is what the errors told are of.
+
 The interval is conformal (Lei et al. 2018): predictive deviation times the ⌈(n+1)·0.9⌉-th smallest
 of |r_i| over its own deviation. Since s, τ and σ were chosen on the same r_i, these are a little
 too small: the interval is widened by the same quantile of |residual| over half-width in folds that
@@ -40,6 +46,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fbn_deploy.errors import FBNError
+from fbn_deploy.latency.moment import EXPECTED, UNKNOWN, Moment
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -56,6 +63,8 @@ _SHARED = (0.01, 0.03, 0.1, 0.3)  # s
 _SINGLE = (0.0, 0.03, 0.1)  # τ
 _SEAMS = 3.0  # all seams together, as a multiple of the sum; chosen of 1 and 3 on two tables
 _NOISE = (0.005, 0.01, 0.02, 0.05, 0.1)  # σ
+_MOMENT = (0.0, 1.0)  # whether γ may be anything but 0
+_SLOWED_MOST = 2.0  # by a moment, whatever the fit says of one that it has not seen
 _FOLDS = 6
 # A probe whose error is that many times the median error was disturbed: it hardly counts in the
 # fit (its noise has that many times the variance), and fully in the interval.
@@ -155,9 +164,10 @@ class _Prior:
     shared: float
     single: float
     noise: float
+    moment: float
 
 
-_PRIORS = [_Prior(*each) for each in itertools.product(_SHARED, _SINGLE, _NOISE)]
+_PRIORS = [_Prior(*each) for each in itertools.product(_SHARED, _SINGLE, _NOISE, _MOMENT)]
 
 
 class Predictor:
@@ -168,9 +178,10 @@ class Predictor:
         blocks: Mapping[str, Block],
         times_ms: Mapping[str, float],
         probes: Sequence[tuple[Composition, float]],
+        moments: Sequence[Moment] = (),
     ) -> None:
         """``times_ms``: block key → time. ``probes``: what a network consists of, and its own
-        time."""
+        time; ``moments``: when that was, for each of them or not at all."""
         if len(probes) < MIN_PROBES:
             raise FBNError(
                 f"A predictor is fitted on {MIN_PROBES} whole networks or more; "
@@ -179,7 +190,10 @@ class Predictor:
         seams = [name for network, _ in probes for name in network.seams]
         self._features = Features(blocks, times_ms, seams)
         contents = self._features.contents([network for network, _ in probes])
-        self._probes = contents, np.array([value for _, value in probes])
+        known = np.array(moments or [UNKNOWN] * len(probes))
+        self._typical = _medians(known)
+        measured = np.array([value for _, value in probes])
+        self._probes = contents, measured, self._untypical(known)
         self._fit = _Fit(self._features, *self._probes)
 
     @property
@@ -197,11 +211,17 @@ class Predictor:
     def _wider(self) -> float:
         return _widening(self._features, *self._probes)
 
-    def __call__(self, network: Composition) -> Prediction:
-        """The latency of a network with these blocks."""
-        value, half = self._fit.predict(self._features.contents([network]))
+    def __call__(self, network: Composition, moment: Moment | None = None) -> Prediction:
+        """The latency of a network with these blocks, in a typical moment or in ``moment``."""
+        contents = self._features.contents([network])
+        moments = None if moment is None else self._untypical(np.array([moment]))
+        value, half = self._fit.predict(contents, moments)
         half *= self._wider
         return Prediction(float(value[0]), float(value[0] - half[0]), float(value[0] + half[0]))
+
+    def _untypical(self, moments: Matrix) -> Matrix:
+        """How far off what is typical, in deviations of the prior; what is unknown is typical."""
+        return np.nan_to_num((moments - self._typical) * EXPECTED)
 
     def sum_ms(self, network: Composition) -> float:
         """The plain sum of the blocks."""
@@ -216,14 +236,16 @@ class _Fit:
         features: Features,
         contents: Matrix,
         measured: Matrix,
+        moments: Matrix,
         *,
         prior: _Prior | None = None,
         scale: Matrix | None = None,
     ) -> None:
         self._features = features
         self.scale = features.scale(contents) if scale is None else scale
-        self._rows = self._relative(contents)
         target = measured / (contents @ features.times)
+        self._rows = *self._relative(contents), moments * target[:, None]
+        self._products = _products(self._rows, self._rows)
         self.prior, trust = self._chosen(target, prior)
         residuals, deviations = self._left_out(self.prior, target, trust)
         self.left_out = residuals / target
@@ -243,9 +265,11 @@ class _Fit:
 
     def _chosen(self, target: Matrix, given: _Prior | None) -> tuple[_Prior, Matrix]:
         """The prior with the smallest error, and the probes to be trusted (1) or doubted."""
+        told = self._rows[2].any()
+        priors = [given] if given else [each for each in _PRIORS if told or not each.moment]
         trust = np.ones(len(target))
         for _ in range(_ROUNDS):
-            prior = given or min(_PRIORS, key=lambda each: self._error(each, target, trust))
+            prior = min(priors, key=lambda each: self._error(each, target, trust))
             relative = np.abs(self._left_out(prior, target, trust)[0] / target)
             trust = np.where(relative > _OUTLIER * np.median(relative), _DOUBT, 1.0)
         return prior, trust
@@ -256,7 +280,7 @@ class _Fit:
 
     def _inverted(self, prior: _Prior, trust: Matrix) -> Matrix:
         noise = np.diag(prior.noise**2 * trust)
-        covariance = _kernel(self._rows, self._rows, prior) + noise
+        covariance = _kernel(self._products, prior) + noise
         return np.asarray(np.linalg.inv(covariance), dtype=np.float64)
 
     def _left_out(self, prior: _Prior, target: Matrix, trust: Matrix) -> tuple[Matrix, Matrix]:
@@ -266,27 +290,47 @@ class _Fit:
         variance = 1.0 / diagonal - prior.noise**2 * (trust - 1.0)
         return inverse @ target / diagonal, np.sqrt(np.maximum(variance, prior.noise**2))
 
-    def predict(self, contents: Matrix) -> tuple[Matrix, Matrix]:
-        """Latency and half-width of the interval, in milliseconds."""
-        rows = self._relative(contents)
-        cross = _kernel(rows, self._rows, self.prior)
+    def predict(self, contents: Matrix, moments: Matrix | None = None) -> tuple[Matrix, Matrix]:
+        """Latency and half-width of the interval, in milliseconds; typical ones, or those of
+        ``moments``."""
+        untypical = np.zeros((len(contents), self._rows[2].shape[1]))
+        rows = *self._relative(contents), untypical
+        cross = _kernel(_products(rows, self._rows), self.prior)
         own = np.array(
             [
-                _kernel((f[None], s[None]), (f[None], s[None]), self.prior)[0, 0]
-                for f, s in zip(*rows, strict=True)
+                _kernel(_products(one, one), self.prior)[0, 0]
+                for one in (tuple(part[n : n + 1] for part in rows) for n in range(len(contents)))
             ]
         )
         spent = np.einsum("ij,jk,ik->i", cross, self._inverse, cross)
         deviation = np.sqrt(np.maximum(own - spent, 0.0) + self.prior.noise**2)
-        sums = contents @ self._features.times
-        return cross @ self._weights * sums, self._quantile * deviation * sums
+        times = contents @ self._features.times
+        if moments is not None:
+            times = times * self._slowed(moments)
+        return cross @ self._weights * times, self._quantile * deviation * times
+
+    def _slowed(self, moments: Matrix) -> Matrix:
+        """How many times as long networks take at ``moments`` as in a typical one."""
+        gamma = self.prior.moment**2 * self._rows[2].T @ self._weights
+        slowed = 1.0 / np.maximum(1.0 - moments @ gamma, 1.0 / _SLOWED_MOST)
+        return np.asarray(np.maximum(slowed, 1.0 / _SLOWED_MOST), dtype=np.float64)
 
 
-def _kernel(a: tuple[Matrix, Matrix], b: tuple[Matrix, Matrix], prior: _Prior) -> Matrix:
-    product: Matrix = (
-        _FREE**2 + prior.shared**2 * (a[0] @ b[0].T) + prior.single**2 * (a[1] @ b[1].T)
-    )
-    return product
+def _products(a: Sequence[Matrix], b: Sequence[Matrix]) -> list[Matrix]:
+    """Of features, single blocks and moments."""
+    return [one @ other.T for one, other in zip(a, b, strict=True)]
+
+
+def _kernel(products: Sequence[Matrix], prior: _Prior) -> Matrix:
+    deviations = prior.shared, prior.single, prior.moment
+    weighted = [s**2 * product for s, product in zip(deviations, products, strict=True)]
+    return np.asarray(_FREE**2 + np.sum(weighted, axis=0), dtype=np.float64)
+
+
+def _medians(columns: Matrix) -> Matrix:
+    """Of what is known in each; 0 where that is nothing."""
+    known = [column[~np.isnan(column)] for column in columns.T]
+    return np.array([np.median(each) if len(each) else 0.0 for each in known])
 
 
 def _quantile(ratios: Matrix) -> float:
@@ -302,20 +346,23 @@ def _folds(count: int) -> Iterator[npt.NDArray[np.bool_]]:
         yield np.arange(count) // 2 % _FOLDS == fold
 
 
-def _widening(features: Features, contents: Matrix, measured: Matrix) -> float:
+def _widening(features: Features, contents: Matrix, measured: Matrix, moments: Matrix) -> float:
     """What the half-widths of a fit on these networks are multiplied by; 1 or more."""
     ratios = []
     for held in _folds(len(measured)):
-        value, half = _Fit(features, contents[~held], measured[~held]).predict(contents[held])
+        fit = _Fit(features, contents[~held], measured[~held], moments[~held])
+        value, half = fit.predict(contents[held], moments[held])
         ratios.append(np.abs(value - measured[held]) / half)
     return max(1.0, _quantile(np.concatenate(ratios)))
 
 
-def _quality(features: Features, contents: Matrix, measured: Matrix) -> Quality:
+def _quality(features: Features, contents: Matrix, measured: Matrix, moments: Matrix) -> Quality:
     predicted, halves = np.empty_like(measured), np.empty_like(measured)
     for held in _folds(len(measured)):
-        others = contents[~held], measured[~held]
-        predicted[held], halves[held] = _Fit(features, *others).predict(contents[held])
+        others = contents[~held], measured[~held], moments[~held]
+        predicted[held], halves[held] = _Fit(features, *others).predict(
+            contents[held], moments[held]
+        )
         halves[held] *= _widening(features, *others)
     errors = np.abs(predicted / measured - 1.0)
     sums = contents @ features.times

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 SCHEMA = 1
 # Numbers that older records lack.
 _LATER = frozenset(
-    {"best_arithmetic_us", "best_reference_us", "known_kappa", "crowded", "crowded_out"}
+    {
+        "best_arithmetic_us",
+        "best_reference_us",
+        "known_kappa",
+        "crowded",
+        "crowded_out",
+        "memory_us",
+    }
 )
 
 

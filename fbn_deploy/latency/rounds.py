@@ -36,6 +36,7 @@ _MIN_RUNS = 3  # in a round
 _MIN_SLICES = 3  # of their own in a third of a measurement: fewer say little
 _SLICE_S = 0.001
 _CALM_S = 0.002
+_MEMORY_S = 0.05  # memory is read that often, which drives the network out of the caches
 CROWDS = 0.1  # of the time: beyond it somebody is there, and uses caches and memory as well
 _SLOWED = 1.15  # times the cycles of the fastest twentieth: by that
 _OWN = 0.5  # of a round's time in slices of its own: with less it is no round
@@ -58,6 +59,8 @@ class Slice:
     started_s: float
     ended_s: float
     reference_us: float
+    memory_us: float | None
+    """Of the last time that memory was read; None when the device's own clock timed."""
     paces: tuple[Pace, ...]
     """Before and after it; none when the device's own clock timed."""
 
@@ -165,6 +168,8 @@ class Sampling:
     lost_s: float = 0.0
     """Seconds of what does not count as the core's own, so far as is known."""
     _last: Pace | None = None  # the look at the end of a slice is the one before the next
+    _memory_us: float | None = None
+    _memory_read_s: float = -math.inf
 
     def __post_init__(self) -> None:
         self._runs = _Runs(self.enqueue, self.machine, self.one_thread)
@@ -239,8 +244,18 @@ class Sampling:
             if own_s >= self.protocol.round_s and own_runs >= _MIN_RUNS:
                 return Round(tuple(taken))
 
+    def _read_memory(self) -> None:
+        """And brings the network's weights back."""
+        self._memory_us = self.machine.read_memory()
+        if self.enqueue() is not None:  # the device has memory of its own
+            self._memory_us = None
+        self._memory_read_s = self.machine.now_s()
+        self._last = None
+
     def _slice(self) -> Slice:
         machine = self.machine
+        if machine.now_s() - self._memory_read_s >= _MEMORY_S:
+            self._read_memory()
         started_s, before = machine.now_s(), self._last or machine.look()
         runs = self._runs
         runs.begin()
@@ -256,6 +271,7 @@ class Sampling:
             started_s=started_s,
             ended_s=machine.now_s(),
             reference_us=before.reference_us,
+            memory_us=self._memory_us,
             paces=(before, self._last) if device_ms is None else (),
         )
 

@@ -97,6 +97,9 @@ class Timing:
     the median and ``worst_round_ms`` unless ``crowded_out``."""
     crowded_out: bool = False
     """Whether so little was sampled with the core to itself that the crowded time counts too."""
+    memory_us: float | None = None
+    """Reading 2 MiB of memory meanwhile; None where the device's own clock times, and in older
+    records."""
 
     @property
     def pace(self) -> Pace | None:
@@ -187,6 +190,7 @@ def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
             "somebody else computed on the core {:.0%} of the time",
         ),
     )
+    memory_us = [each.memory_us for round_ in used for each in round_.slices]
     return Timing(
         value_ms=value_ms,
         low_ms=max(value_ms - half_ms, 0.0),
@@ -210,6 +214,9 @@ def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
         known_kappa=sampling.best.kappa if best and sampling.best else None,
         crowded=crowded,
         crowded_out=crowded_out,
+        memory_us=statistics.median(read)
+        if (read := [each for each in memory_us if each])
+        else None,
     )
 
 

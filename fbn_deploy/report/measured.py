@@ -17,7 +17,7 @@ Record = LatencyRecord
 
 
 # Numbers that older records lack, or that are null where the device's own clock times.
-_MAY_LACK = frozenset({"best_arithmetic_us", "best_reference_us", "known_kappa"})
+_MAY_LACK = frozenset({"best_arithmetic_us", "best_reference_us", "known_kappa", "memory_us"})
 
 
 @dataclass(frozen=True)
