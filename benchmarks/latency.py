@@ -10,9 +10,9 @@ they are measured in turns with the first, since the speed of a shared machine d
 percent within minutes, which no predictor can know.
 Networks during which somebody else computed on the core to the end (``crowding.py``) do not judge,
 and are fitted only where next to all are such; how many judge is stated.
-A latency is one of a moment: what else the machine did meanwhile (``latency/moment.py``). Predicted
-is that of the moment in which a network was measured; ``in a typical moment`` is what the search
-takes, without knowing one, and differs from it by what others on the machine did.
+A latency is one of a moment: of what else the machine did meanwhile (``latency/moment.py``).
+``predictor`` is what a search knows, the latency of a typical moment; ``at its moment`` is the same
+fit, told the moment in which the network was measured: how well networks are told apart.
 Stated for the unseen: mean absolute percentage error, Spearman, the share within ±10 %, how many
 lie in the 90 % interval and how wide it is; beside them, fitted on the same 60 networks, a line in
 multiply-adds, and the plain sum of blocks times the one factor that fits best; and what building
@@ -91,8 +91,8 @@ def judged(
     predictor = fit.predictor()
     known, judges = fit.fitted(), alone(unseen)
     known_ms, measured = latencies_of(known), latencies_of(judges)
-    predictions = [predictor(each.composition, moment_of(record)) for each, record in judges]
-    typical_ms = np.array([predictor(probe.composition).value_ms for probe, _ in judges])
+    predictions = [predictor(probe.composition) for probe, _ in judges]
+    then = [predictor(probe.composition, moment_of(record)) for probe, record in judges]
     sums = np.array([predictor.sum_ms(probe.composition) for probe, _ in known])
     unseen_sums = np.array([predictor.sum_ms(probe.composition) for probe, _ in judges])
     inside = [
@@ -108,7 +108,7 @@ def judged(
     ).T
     methods = {
         "predictor": Figures.of(value_ms, measured),
-        "in a typical moment": Figures.of(typical_ms, measured),
+        "predictor at its moment": Figures.of(np.array([p.value_ms for p in then]), measured),
         "line in multiply-adds": Figures.of(
             line(flops_of(known), known_ms)(flops_of(judges)), measured
         ),

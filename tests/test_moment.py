@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 from test_latency_cache import record
 from test_timing import FIVE_ROUNDS, HandMachine
 
+from fbn_deploy.latency import machine as machines
+from fbn_deploy.latency.machine import ThisMachine
 from fbn_deploy.latency.moment import UNKNOWN, moment_of
 from fbn_deploy.latency.record import LatencyRecord
 from fbn_deploy.latency.timing import time_runs
@@ -55,19 +58,33 @@ def test_memory_is_read_every_50_ms_and_the_run_after_it_is_not_counted() -> Non
 
     def enqueue() -> None:
         cold = machine.read_s[-1:] == [machine.time_s]
-        machine.time_s += (9.0 if cold else next(durations_ms)) / 1e3
+        machine.time_s += (2.0 if cold else next(durations_ms)) / 1e3
 
     protocol = dataclasses.replace(FIVE_ROUNDS, round_s=0.05)
     timing = time_runs(enqueue, protocol, machine)
     assert timing.p99_ms == pytest.approx(1.0)
     assert len(machine.read_s) == 5
     assert [b - a for a, b in itertools.pairwise(machine.read_s)] == pytest.approx(
-        [0.059] * 4, abs=0.002
+        [0.052] * 4, abs=0.002
     )
     assert timing.memory_us == 230.0
 
 
-def test_a_device_with_its_own_clock_has_its_own_memory() -> None:
+def test_a_slow_network_is_not_run_again_after_every_run() -> None:
+    machine = MemoryMachine()
+    runs: list[float] = []
+
+    def enqueue() -> None:
+        machine.time_s += 0.3
+        runs.append(machine.time_s)
+
+    timing = time_runs(enqueue, FIVE_ROUNDS, machine)
+    assert timing.n == 9  # three rounds
+    assert len(runs) == 1 + 1 + timing.n  # warm-up, memory
+    assert timing.memory_us == 210.0
+
+
+def test_a_device_with_its_own_clock_tells_nothing_of_this_memory() -> None:
     machine = MemoryMachine()
 
     def enqueue() -> float:
@@ -75,3 +92,19 @@ def test_a_device_with_its_own_clock_has_its_own_memory() -> None:
         return 0.8
 
     assert time_runs(enqueue, FIVE_ROUNDS, machine).memory_us is None
+    assert len(machine.read_s) == 1
+
+
+def test_this_machine_reads_other_memory_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def us(work: Callable[[], object]) -> float:
+        read.append(work.__self__.ctypes.data)  # type: ignore[attr-defined]
+        assert work() == 524_288  # ones
+        return 1.0
+
+    monkeypatch.setattr(machines, "_us", us)
+    for _ in range(33):
+        ThisMachine().read_memory()
+    assert len({*read[:32]}) == 32
+    assert read[32] == read[0]

@@ -73,7 +73,7 @@ class LatencyTable:
                     for key in blocks
                 },
                 [(probe.composition, record.value_ms) for probe, record in networks],
-                [moment_of(record) for _, record in networks],
+                [moment_of(record) for _, record in networks] if alone else (),
             )
             for less in (_LESS if crowded and alone else (1.0,))
         ]

@@ -65,7 +65,7 @@ class Machine(Protocol):
         ...
 
     def read_memory(self) -> float:
-        """Microseconds that reading 2 MiB takes which no cache is likely to hold."""
+        """Microseconds that reading 2 MiB takes which the second cache does not hold."""
         ...
 
     def run_queue_delay_s(self) -> float:
@@ -99,8 +99,8 @@ class ThisMachine:
         return Pace(arithmetic_us, min(reference_us, _us(divisions)))
 
     def read_memory(self) -> float:
-        """The sum of the next 2 MiB of 64, in turns: who shares the last cache and the memory with
-        us makes it slower, whatever core they are on. 0.25 to 0.35 ms."""
+        """The sum of the next 2 MiB of 64, in turns: from memory, or from a last cache that is
+        larger. Who shares these makes it slower, whatever core they are on. 0.25 to 0.35 ms."""
         return _us(_next_sum())
 
     def run_queue_delay_s(self) -> float:
@@ -169,10 +169,13 @@ def _next_sum() -> Callable[[], object]:
 
 @functools.cache
 def _pieces() -> Iterator[npt.NDArray[Any]]:
-    """Written once: pages of zeros that nobody wrote are all the same memory."""
+    """Written once, since pages of zeros that nobody wrote are all the same memory; and read once,
+    so that no timed read has to write back what was written."""
     import numpy as np
 
-    return itertools.cycle(np.ones((_PIECES, _PIECE_BYTES // 4), np.float32))
+    pieces = np.ones((_PIECES, _PIECE_BYTES // 4), np.float32)
+    pieces.sum()
+    return itertools.cycle(pieces)
 
 
 def _aligned(count: int, kind: type[np.generic]) -> npt.NDArray[Any]:

@@ -19,19 +19,18 @@ is divided by the network's plain sum first, so that errors are relative. s, τ 
 a small grid with the smallest mean absolute leave-one-out error, which has a closed form (there,
 equation 5.12): r_i = [(K + σ²I)⁻¹ y]_i / [(K + σ²I)⁻¹]_ii.
 
-The latency of a network is that of a moment of the machine (``moment.py``), z, taken from its
-median over the probes. It is taken for f · (1 + γᵀz), and fitted as y = f + γᵀ(z y), which is the
-same to first order, with a prior for γ that a grid of two, all or nothing, chooses as the others.
-Predicted is f, the latency in a typical moment; or, for a network whose moment is known, that of
-it, which is what the errors told are of.
+Every probe has a moment of the machine (``moment.py``); z is how far that is from the median over
+the probes. Its latency is taken for f / (1 - γᵀz), which is fitted as y = f + γᵀ(z y); γ has a
+prior of its own, which the grid takes or leaves. Predicted is f, the latency of a typical moment,
+or that of a moment that is given. r_i then is y_i (1 - γᵀz_i) - f_i, and the error in that moment
+r_i / (1 - γᵀz_i).
 
 The interval is conformal (Lei et al. 2018): predictive deviation times the ⌈(n+1)·0.9⌉-th smallest
 of |r_i| over its own deviation. Since s, τ and σ were chosen on the same r_i, these are a little
 too small: the interval is widened by the same quantile of |residual| over half-width in folds that
-fit and prior did not see, where that is above 1. (On 604 unseen networks of twelve tables, measured
-in crowds, the intervals covered 82 %, widened 87 %; with the quantile pooled over several ways to
-fold, 84 to 85 %.) It assumes that networks to come are like the probes, and is checked by folds
-that saw neither fit nor widening; so is the error that is told.
+fit and prior did not see, where that is above 1; in typical moments, since a search knows no other,
+and what others do to a network is part of the error. It assumes that networks to come are like the
+probes, and is checked by folds that saw neither fit nor widening; so is the error that is told.
 """
 
 from __future__ import annotations
@@ -66,7 +65,8 @@ _NOISE = (0.005, 0.01, 0.02, 0.05, 0.1)  # σ
 _MOMENT = (0.0, 1.0)  # whether γ may be anything but 0
 _SLOWED_MOST = 2.0  # by a moment, whatever the fit says of one that it has not seen
 _FOLDS = 6
-# A probe whose error is that many times the median error was disturbed: it hardly counts in the
+# A probe that is that many times as far off as the median one, in deviations (of which those at the
+# ends of a space have large ones), was disturbed: it hardly counts in the
 # fit (its noise has that many times the variance), and fully in the interval.
 _OUTLIER, _DOUBT = 10.0, 1e4
 _ROUNDS = 3  # of choosing the prior and the outliers in turns
@@ -84,8 +84,8 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Quality:
-    """How well networks were predicted that neither fit nor prior saw, a sixth of them at a time.
-    Errors are fractions."""
+    """How well networks were predicted that neither fit nor prior saw, a sixth of them at a time,
+    without knowing their moments. Errors are fractions."""
 
     probes: int
     mape: float
@@ -190,10 +190,10 @@ class Predictor:
         seams = [name for network, _ in probes for name in network.seams]
         self._features = Features(blocks, times_ms, seams)
         contents = self._features.contents([network for network, _ in probes])
-        known = np.array(moments or [UNKNOWN] * len(probes))
-        self._typical = _medians(known)
+        meanwhile = [at for _, at in zip(probes, moments or [UNKNOWN] * len(probes), strict=True)]
+        self._typical = np.median(np.array(meanwhile), axis=0)  # NaN where not all are known
         measured = np.array([value for _, value in probes])
-        self._probes = contents, measured, self._untypical(known)
+        self._probes = contents, measured, self._untypical(meanwhile)
         self._fit = _Fit(self._features, *self._probes)
 
     @property
@@ -211,17 +211,18 @@ class Predictor:
     def _wider(self) -> float:
         return _widening(self._features, *self._probes)
 
-    def __call__(self, network: Composition, moment: Moment | None = None) -> Prediction:
+    def __call__(self, network: Composition, moment: Moment = UNKNOWN) -> Prediction:
         """The latency of a network with these blocks, in a typical moment or in ``moment``."""
         contents = self._features.contents([network])
-        moments = None if moment is None else self._untypical(np.array([moment]))
-        value, half = self._fit.predict(contents, moments)
+        value, half = self._fit.predict(contents, self._untypical([moment]))
         half *= self._wider
         return Prediction(float(value[0]), float(value[0] - half[0]), float(value[0] + half[0]))
 
-    def _untypical(self, moments: Matrix) -> Matrix:
-        """How far off what is typical, in deviations of the prior; what is unknown is typical."""
-        return np.nan_to_num((moments - self._typical) * EXPECTED)
+    def _untypical(self, moments: Sequence[Moment]) -> Matrix:
+        """How far off what is typical, times what may be expected of it; what is unknown, be it of
+        one probe, is typical."""
+        untypical: Matrix = (np.array(moments) - self._typical) * EXPECTED
+        return np.nan_to_num(untypical)
 
     def sum_ms(self, network: Composition) -> float:
         """The plain sum of the blocks."""
@@ -248,7 +249,7 @@ class _Fit:
         self._products = _products(self._rows, self._rows)
         self.prior, trust = self._chosen(target, prior)
         residuals, deviations = self._left_out(self.prior, target, trust)
-        self.left_out = residuals / target
+        self.left_out = self._errors(self.prior, target, trust)
         self._inverse = self._inverted(self.prior, trust)
         self._weights = self._inverse @ target
         self._quantile = _quantile(np.abs(residuals) / deviations)
@@ -270,13 +271,20 @@ class _Fit:
         trust = np.ones(len(target))
         for _ in range(_ROUNDS):
             prior = min(priors, key=lambda each: self._error(each, target, trust))
-            relative = np.abs(self._left_out(prior, target, trust)[0] / target)
-            trust = np.where(relative > _OUTLIER * np.median(relative), _DOUBT, 1.0)
+            residuals, deviations = self._left_out(prior, target, trust)
+            far = np.abs(residuals) / deviations
+            trust = np.where(far > _OUTLIER * np.median(far), _DOUBT, 1.0)
         return prior, trust
 
     def _error(self, prior: _Prior, target: Matrix, trust: Matrix) -> float:
+        return float(np.abs(self._errors(prior, target, trust))[trust == 1.0].mean())
+
+    def _errors(self, prior: _Prior, target: Matrix, trust: Matrix) -> Matrix:
+        """Relative, of each probe in its own moment, from the fit without it but for γ."""
         residuals, _ = self._left_out(prior, target, trust)
-        return float(np.abs(residuals / target)[trust == 1.0].mean())
+        slowed = self._rows[2] @ self._gamma(prior, self._inverted(prior, trust) @ target)
+        errors: Matrix = residuals / np.maximum(target - slowed, target / _SLOWED_MOST)
+        return errors
 
     def _inverted(self, prior: _Prior, trust: Matrix) -> Matrix:
         noise = np.diag(prior.noise**2 * trust)
@@ -291,8 +299,8 @@ class _Fit:
         return inverse @ target / diagonal, np.sqrt(np.maximum(variance, prior.noise**2))
 
     def predict(self, contents: Matrix, moments: Matrix | None = None) -> tuple[Matrix, Matrix]:
-        """Latency and half-width of the interval, in milliseconds; typical ones, or those of
-        ``moments``."""
+        """Latency and half-width of the interval, in milliseconds; of typical moments, or scaled
+        to ``moments``."""
         untypical = np.zeros((len(contents), self._rows[2].shape[1]))
         rows = *self._relative(contents), untypical
         cross = _kernel(_products(rows, self._rows), self.prior)
@@ -311,9 +319,11 @@ class _Fit:
 
     def _slowed(self, moments: Matrix) -> Matrix:
         """How many times as long networks take at ``moments`` as in a typical one."""
-        gamma = self.prior.moment**2 * self._rows[2].T @ self._weights
-        slowed = 1.0 / np.maximum(1.0 - moments @ gamma, 1.0 / _SLOWED_MOST)
-        return np.asarray(np.maximum(slowed, 1.0 / _SLOWED_MOST), dtype=np.float64)
+        speed = 1.0 - moments @ self._gamma(self.prior, self._weights)
+        return np.asarray(1.0 / np.clip(speed, 1.0 / _SLOWED_MOST, _SLOWED_MOST), dtype=np.float64)
+
+    def _gamma(self, prior: _Prior, weights: Matrix) -> Matrix:
+        return np.asarray(prior.moment**2 * self._rows[2].T @ weights, dtype=np.float64)
 
 
 def _products(a: Sequence[Matrix], b: Sequence[Matrix]) -> list[Matrix]:
@@ -325,12 +335,6 @@ def _kernel(products: Sequence[Matrix], prior: _Prior) -> Matrix:
     deviations = prior.shared, prior.single, prior.moment
     weighted = [s**2 * product for s, product in zip(deviations, products, strict=True)]
     return np.asarray(_FREE**2 + np.sum(weighted, axis=0), dtype=np.float64)
-
-
-def _medians(columns: Matrix) -> Matrix:
-    """Of what is known in each; 0 where that is nothing."""
-    known = [column[~np.isnan(column)] for column in columns.T]
-    return np.array([np.median(each) if len(each) else 0.0 for each in known])
 
 
 def _quantile(ratios: Matrix) -> float:
@@ -351,7 +355,7 @@ def _widening(features: Features, contents: Matrix, measured: Matrix, moments: M
     ratios = []
     for held in _folds(len(measured)):
         fit = _Fit(features, contents[~held], measured[~held], moments[~held])
-        value, half = fit.predict(contents[held], moments[held])
+        value, half = fit.predict(contents[held])
         ratios.append(np.abs(value - measured[held]) / half)
     return max(1.0, _quantile(np.concatenate(ratios)))
 
@@ -360,9 +364,7 @@ def _quality(features: Features, contents: Matrix, measured: Matrix, moments: Ma
     predicted, halves = np.empty_like(measured), np.empty_like(measured)
     for held in _folds(len(measured)):
         others = contents[~held], measured[~held], moments[~held]
-        predicted[held], halves[held] = _Fit(features, *others).predict(
-            contents[held], moments[held]
-        )
+        predicted[held], halves[held] = _Fit(features, *others).predict(contents[held])
         halves[held] *= _widening(features, *others)
     errors = np.abs(predicted / measured - 1.0)
     sums = contents @ features.times

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-METHOD = "waits and crowded slices off, awake, by divisions and exponentials, slices of 1 ms"
+METHOD = "waits and crowded slices off, awake, slices of 1 ms, by divisions, exponentials, memory"
 """Changes when the same runs would give another number."""
 
 

@@ -6,6 +6,8 @@ the round goes on until it has its time in slices of its own, as long as the pro
 Who computes next to us uses caches and memory as well, and that lasts longer than what a look sees:
 where a crowd was there at all, slices are left out too in which runs took 1.15 times the cycles of
 the fastest twentieth or more (cycles in terms of ρ, so that a slower clock leaves nothing out).
+What use of the last cache and the memory does from other cores, no look at this one tells: reading
+memory is timed every 50 ms, and kept beside the latency (``moment.py``).
 
 A MobileNet of 0.77 ms (when calm) on ONNX Runtime on two cores of a shared Intel Xeon, crowded for
 50 to 90 % of the time. Slices of 30 ms and SHA-256 for ρ, as it was before: 0.89, 1.14 and 1.38 ms
@@ -36,7 +38,8 @@ _MIN_RUNS = 3  # in a round
 _MIN_SLICES = 3  # of their own in a third of a measurement: fewer say little
 _SLICE_S = 0.001
 _CALM_S = 0.002
-_MEMORY_S = 0.05  # memory is read that often, which drives the network out of the caches
+_MEMORY_S = 0.05  # memory is read that often,
+_SELDOM = 20  # and so seldom that the run after it takes a twentieth of the time
 CROWDS = 0.1  # of the time: beyond it somebody is there, and uses caches and memory as well
 _SLOWED = 1.15  # times the cycles of the fastest twentieth: by that
 _OWN = 0.5  # of a round's time in slices of its own: with less it is no round
@@ -169,7 +172,7 @@ class Sampling:
     """Seconds of what does not count as the core's own, so far as is known."""
     _last: Pace | None = None  # the look at the end of a slice is the one before the next
     _memory_us: float | None = None
-    _memory_read_s: float = -math.inf
+    _memory_due_s: float = -math.inf
 
     def __post_init__(self) -> None:
         self._runs = _Runs(self.enqueue, self.machine, self.one_thread)
@@ -245,16 +248,20 @@ class Sampling:
                 return Round(tuple(taken))
 
     def _read_memory(self) -> None:
-        """And brings the network's weights back."""
-        self._memory_us = self.machine.read_memory()
-        if self.enqueue() is not None:  # the device has memory of its own
-            self._memory_us = None
-        self._memory_read_s = self.machine.now_s()
+        """Times it, and then brings the network back into the caches, by a run that does not
+        count; not again where runs have the device's own clock, which tells nothing of this
+        machine's memory."""
+        memory_us, read_s = self.machine.read_memory(), self.machine.now_s()
+        if self.enqueue() is not None:
+            self._memory_due_s = math.inf
+            return
+        self._memory_us, now_s = memory_us, self.machine.now_s()
+        self._memory_due_s = now_s + max(_MEMORY_S, _SELDOM * (now_s - read_s))
         self._last = None
 
     def _slice(self) -> Slice:
         machine = self.machine
-        if machine.now_s() - self._memory_read_s >= _MEMORY_S:
+        if machine.now_s() >= self._memory_due_s:
             self._read_memory()
         started_s, before = machine.now_s(), self._last or machine.look()
         runs = self._runs

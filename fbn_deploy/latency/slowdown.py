@@ -33,7 +33,7 @@ A margin of 3 % does about as well on that machine, whose clock moves by 3 to 15
 follows the machine, and stretches nothing where the clock stands still: on a crowded Intel Xeon,
 where SHA-256 took 62 to 87 µs and bounds were stretched by up to 1.3, divisions take 7.67 to 7.74.
 
-What others leave of caches and memory moves as well, and nothing that is timed here follows it. On
+What others leave of caches and memory moves as well, and ρ does not follow it. On
 that Xeon, crowded for 28 to 97 % of the time, medians of one network in other processes, up to half
 an hour apart, had a standard deviation of 2.9 % (91 of 30 networks), and hardly followed the share
 of the crowd (7 % ± 2 % from none to all). The largest of three bounded 3 of 18 later ones, times

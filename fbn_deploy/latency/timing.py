@@ -190,7 +190,7 @@ def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
             "somebody else computed on the core {:.0%} of the time",
         ),
     )
-    memory_us = [each.memory_us for round_ in used for each in round_.slices]
+    reads_us = [each.memory_us for round_ in used for each in round_.slices if each.memory_us]
     return Timing(
         value_ms=value_ms,
         low_ms=max(value_ms - half_ms, 0.0),
@@ -214,9 +214,7 @@ def _timing(sampling: Sampling, before: Snapshot, after: Snapshot) -> Timing:
         known_kappa=sampling.best.kappa if best and sampling.best else None,
         crowded=crowded,
         crowded_out=crowded_out,
-        memory_us=statistics.median(read)
-        if (read := [each for each in memory_us if each])
-        else None,
+        memory_us=statistics.median(reads_us) if reads_us else None,
     )
 
 

@@ -69,7 +69,7 @@ def parts_of(
     space, costs = supernet.space, cost_table(supernet)
     counting = Counting(decisions_of_choices(supernet.network), folded)
     chosen = probe_architectures(space, probes)
-    covering = list(covering_architectures(space))
+    covering = [each for each in covering_architectures(space) if each not in chosen]
     blocks: dict[str, Block] = {}
     models: dict[str, onnx_ir.Model] = {}
     graphs: dict[str, Graph] = {}
