@@ -343,31 +343,38 @@ def _quantile(ratios: Matrix) -> float:
     return float(np.sort(ratios)[rank - 1])
 
 
-def _folds(count: int) -> Iterator[npt.NDArray[np.bool_]]:
-    """Masks of the networks held out, each once; pairs stay together, since probes are drawn in two
-    ways by turns (``probes.py``)."""
+def _folds(sums: Matrix) -> Iterator[npt.NDArray[np.intp]]:
+    """The networks held out, each once; pairs stay together, since probes are drawn in two ways by
+    turns (``probes.py``). The shortest and the longest by their plain sums are never held out:
+    networks to come lie between."""
+    numbers = np.arange(len(sums))
+    inner = (numbers != sums.argmin()) & (numbers != sums.argmax())
     for fold in range(_FOLDS):
-        yield np.arange(count) // 2 % _FOLDS == fold
+        yield np.flatnonzero(inner & (numbers // 2 % _FOLDS == fold))
 
 
 def _widening(features: Features, contents: Matrix, measured: Matrix, moments: Matrix) -> float:
     """What the half-widths of a fit on these networks are multiplied by; 1 or more."""
     ratios = []
-    for held in _folds(len(measured)):
-        fit = _Fit(features, contents[~held], measured[~held], moments[~held])
-        value, half = fit.predict(contents[held])
+    for held in _folds(contents @ features.times):
+        others = (np.delete(each, held, axis=0) for each in (contents, measured, moments))
+        value, half = _Fit(features, *others).predict(contents[held])
         ratios.append(np.abs(value - measured[held]) / half)
     return max(1.0, _quantile(np.concatenate(ratios)))
 
 
 def _quality(features: Features, contents: Matrix, measured: Matrix, moments: Matrix) -> Quality:
-    predicted, halves = np.empty_like(measured), np.empty_like(measured)
-    for held in _folds(len(measured)):
-        others = contents[~held], measured[~held], moments[~held]
-        predicted[held], halves[held] = _Fit(features, *others).predict(contents[held])
-        halves[held] *= _widening(features, *others)
-    errors = np.abs(predicted / measured - 1.0)
     sums = contents @ features.times
+    folds = list(_folds(sums))
+    predictions = []
+    for held in folds:
+        others = [np.delete(each, held, axis=0) for each in (contents, measured, moments)]
+        value, half = _Fit(features, *others).predict(contents[held])
+        predictions.append((value, half * _widening(features, *others)))
+    predicted, halves = (np.concatenate(each) for each in zip(*predictions, strict=True))
+    judged = np.concatenate(folds)
+    measured, sums = measured[judged], sums[judged]
+    errors = np.abs(predicted / measured - 1.0)
     return Quality(
         probes=len(measured),
         mape=float(errors.mean()),
