@@ -40,7 +40,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -167,6 +167,13 @@ class _Prior:
     moment: float
 
 
+class _LeftOut(NamedTuple):
+    errors: Matrix
+    """Relative, in the probe's own moment."""
+    far: Matrix
+    """In predictive deviations."""
+
+
 _PRIORS = [_Prior(*each) for each in itertools.product(_SHARED, _SINGLE, _NOISE, _MOMENT)]
 
 
@@ -204,7 +211,7 @@ class Predictor:
 
     @functools.cached_property
     def quality(self) -> Quality:
-        """How well it predicts; takes a second or two."""
+        """How well it predicts; takes some three seconds."""
         return _quality(self._features, *self._probes)
 
     @functools.cached_property
@@ -248,11 +255,11 @@ class _Fit:
         self._rows = *self._relative(contents), moments * target[:, None]
         self._products = _products(self._rows, self._rows)
         self.prior, trust = self._chosen(target, prior)
-        residuals, deviations = self._left_out(self.prior, target, trust)
-        self.left_out = self._errors(self.prior, target, trust)
+        found = self._left_out(self.prior, target, trust)
+        self.left_out = found.errors
         self._inverse = self._inverted(self.prior, trust)
         self._weights = self._inverse @ target
-        self._quantile = _quantile(np.abs(residuals) / deviations)
+        self._quantile = _quantile(found.far)
 
     @property
     def mape(self) -> float:
@@ -271,32 +278,29 @@ class _Fit:
         trust = np.ones(len(target))
         for _ in range(_ROUNDS):
             prior = min(priors, key=lambda each: self._error(each, target, trust))
-            residuals, deviations = self._left_out(prior, target, trust)
-            far = np.abs(residuals) / deviations
+            far = self._left_out(prior, target, trust).far
             trust = np.where(far > _OUTLIER * np.median(far), _DOUBT, 1.0)
         return prior, trust
 
     def _error(self, prior: _Prior, target: Matrix, trust: Matrix) -> float:
-        return float(np.abs(self._errors(prior, target, trust))[trust == 1.0].mean())
-
-    def _errors(self, prior: _Prior, target: Matrix, trust: Matrix) -> Matrix:
-        """Relative, of each probe in its own moment, from the fit without it but for γ."""
-        residuals, _ = self._left_out(prior, target, trust)
-        slowed = self._rows[2] @ self._gamma(prior, self._inverted(prior, trust) @ target)
-        errors: Matrix = residuals / np.maximum(target - slowed, target / _SLOWED_MOST)
-        return errors
+        errors = self._left_out(prior, target, trust).errors
+        return float(np.abs(errors)[trust == 1.0].mean())
 
     def _inverted(self, prior: _Prior, trust: Matrix) -> Matrix:
         noise = np.diag(prior.noise**2 * trust)
         covariance = _kernel(self._products, prior) + noise
         return np.asarray(np.linalg.inv(covariance), dtype=np.float64)
 
-    def _left_out(self, prior: _Prior, target: Matrix, trust: Matrix) -> tuple[Matrix, Matrix]:
-        """Residual and predictive deviation of each probe, from the fit without it."""
+    def _left_out(self, prior: _Prior, target: Matrix, trust: Matrix) -> _LeftOut:
+        """Each probe by the fit without it, but for γ."""
         inverse = self._inverted(prior, trust)
-        diagonal = np.diag(inverse)
+        weights, diagonal = inverse @ target, np.diag(inverse)
+        residuals = weights / diagonal
         variance = 1.0 / diagonal - prior.noise**2 * (trust - 1.0)
-        return inverse @ target / diagonal, np.sqrt(np.maximum(variance, prior.noise**2))
+        deviations = np.sqrt(np.maximum(variance, prior.noise**2))
+        typical = target - self._rows[2] @ self._gamma(prior, weights)
+        errors = residuals / np.maximum(typical, target / _SLOWED_MOST)
+        return _LeftOut(errors, np.abs(residuals) / deviations)
 
     def predict(self, contents: Matrix, moments: Matrix | None = None) -> tuple[Matrix, Matrix]:
         """Latency and half-width of the interval, in milliseconds; of typical moments, or scaled
