@@ -24,12 +24,17 @@ from fbn_deploy.space import Architecture
 COSTS_MS = {"a": 3.0, "b": 9.0, "c": 12.0}
 
 
-def found(meter: Meter | None, *budgets: Budget) -> dict[str, float]:
+def found(
+    meter: Meter | None,
+    *budgets: Budget,
+    quick_ms: Mapping[str, float] = COSTS_MS,
+    crowded: str = "",
+) -> dict[str, float]:
     surveyed = [
         (Architecture.of({"name": name}), {each.cost: ms for each in budgets})
         for name, ms in COSTS_MS.items()
     ]
-    latencies = {"onnxruntime-cpu": Fake({}, {}, meter)}
+    latencies = {"onnxruntime-cpu": Fake({}, quick_ms, meter, crowded)}
     return stretches(budgets, surveyed, latencies, lambda a: a["name"], Silent())
 
 
@@ -48,6 +53,20 @@ def test_a_crowd_tells_nothing_and_its_record_stays() -> None:
     meter = Meter({"b": 14.0}, crowded="b")
     assert found(meter, BUDGET) == {BUDGET.cost: 1.0}
     assert meter.forgotten == []
+
+
+def test_costs_that_are_off_are_told_from_what_care_adds() -> None:
+    """By the median of three: b is predicted 10 % too long, the others 5 % too short."""
+    quick_ms = {"a": 3.15, "b": 8.1, "c": 12.6}
+    assert found(Meter({"b": 8.91}), BUDGET, quick_ms=quick_ms) == {
+        BUDGET.cost: pytest.approx(1.05 * 1.1)
+    }
+
+
+def test_a_quick_measurement_in_a_crowd_does_not_tell_how_far_costs_are_off() -> None:
+    assert found(Meter({"b": 9.9}), BUDGET, quick_ms=COSTS_MS | {"a": 4.8}, crowded="a") == {
+        BUDGET.cost: pytest.approx(1.1)
+    }
 
 
 class Uneven(Meter):
