@@ -144,7 +144,8 @@ def test_a_search_that_predicts_ends_the_same_when_killed_while_it_measures_its_
     broken = searches.result("broken", "1s")
     about = broken["latency"]["onnxruntime-cpu"]
     assert about["predictor"] == "table"
-    assert about["probes"] == about["quality"]["probes"] == 10
+    assert about["probes"] == 10
+    assert about["quality"]["probes"] == 8  # all but the shortest and the longest
     for candidate in broken["candidates"]:
         latency = candidate["costs"]["latency_ms"]
         if latency["interval"] is None:  # it has a block that none of the ten networks has
