@@ -4,17 +4,14 @@ A winner is held to its worst round in any of three processes, and to a slow day
 (``latency/meter.py``); a candidate's cost is a median, or predicted from medians that are minutes
 old. Candidates just below the budget would therefore be scored and then fail one after the other,
 at several seconds each. So one surveyed network near the budget is measured with care first, and
-candidates are held to as much more than their cost as that one took.
-
-Of one network the predictor's error would be in that: where it was predicted 6 % too long,
-26 candidates were measured with care in vain. So it is held against its own quick measurement, and
-costs against those of the three nearest, of which the median counts.
+candidates are held to as much more than their cost as that one took; and to what care adds to
+that network's own median at least, since its cost may be one that was predicted too long. (Where
+that was so by 6 %, 26 candidates were measured with care in vain.)
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from fbn_deploy.latency.counting import Deployed
 
 MOST = 1.25  # more would be a moment of the machine, not a margin
-_HELD_AGAINST_COSTS = 3
 
 
 def aimed(budgets: Sequence[Budget], stretch: Mapping[str, float]) -> tuple[Budget, ...]:
@@ -49,9 +45,9 @@ def stretches(
     deployed: Deployed,
     reporter: Reporter,
 ) -> dict[str, float]:
-    """Cost name → what a careful measurement gives for a surveyed network, as a multiple of what
-    such networks cost: from 1 to 1.25. For latencies on targets that are here; 1 where somebody
-    else computed on the core all the while."""
+    """Cost name → what a careful measurement gives for one surveyed network, as a multiple of its
+    cost: from 1 to 1.25. For latencies on targets that are here; 1 where somebody else computed on
+    the core all the while."""
     here = [each for each in budgets if each.target and latencies[each.target].meter]
     found: dict[str, float] = {}
     if not here:
@@ -79,25 +75,16 @@ def _stretch(
     assert budget.target is not None, "A latency budget without a target."
     meter = latencies[budget.target].meter
     assert meter is not None, "Only a target that is here is measured on."
-    nearest = sorted(surveyed, key=lambda each: abs(math.log(each[1][budget.cost] / budget.limit)))
-    # Taken as it is stored, a crowd too: a search that was killed finds the same again.
-    confirmation = meter.confirm_in_fresh_process(
-        deployed(nearest[0][0]), processes=1, renewed=False
+    architecture, costs = min(
+        surveyed, key=lambda each: abs(math.log(each[1][budget.cost] / budget.limit))
     )
+    # Taken as it is stored, a crowd too: a search that was killed finds the same again.
+    model = deployed(architecture)
+    confirmation = meter.confirm_in_fresh_process(model, processes=1, renewed=False)
     if confirmation.crowded_out:
         return 1.0
     careful_ms = confirmation.upper_ms
     if confirmation.disturbed:  # its worst round is the disturbance's
         careful_ms = confirmation.value_ms * confirmation.slowdown
-    quick = [
-        (latencies[budget.target].measured(architecture), costs[budget.cost])
-        for architecture, costs in nearest[:_HELD_AGAINST_COSTS]
-    ]
-    if any(record.timing.crowded_out for record, _ in quick):
-        return _within(careful_ms / nearest[0][1][budget.cost])
-    off = statistics.median(record.value_ms / cost_ms for record, cost_ms in quick)
-    return _within(off * careful_ms / quick[0][0].value_ms)
-
-
-def _within(stretch: float) -> float:
-    return min(MOST, max(1.0, stretch))
+    added = careful_ms / confirmation.value_ms
+    return min(MOST, max(1.0, added, careful_ms / costs[budget.cost]))
