@@ -53,7 +53,8 @@ class LatencyTable:
         return next(iter(self.records.values())).conditions.threads
 
     def predictor(self) -> Predictor:
-        """The predictor fitted on this table.
+        """The predictor fitted on this table, and on the moments (``moment.py``) of whole networks
+        that all had the core to themselves.
 
         Blocks that somebody else crowded to the end take longer than alone. Where the whole
         networks had the core to themselves such blocks count less, by the one of a few factors with

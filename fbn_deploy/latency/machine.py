@@ -101,7 +101,7 @@ class ThisMachine:
     def read_memory(self) -> float:
         """The sum of the next 2 MiB of 64, in turns: from memory, or from a last cache that is
         larger. Who shares these makes it slower, whatever core they are on. 0.25 to 0.35 ms."""
-        return _us(_next_sum())
+        return _us(next(_pieces()).sum)
 
     def run_queue_delay_s(self) -> float:
         return _waited_s()
@@ -161,10 +161,6 @@ def _exponentials() -> Callable[[int], None]:
             np.exp(numbers, out=exponentials)
 
     return work
-
-
-def _next_sum() -> Callable[[], object]:
-    return next(_pieces()).sum
 
 
 @functools.cache

@@ -65,9 +65,9 @@ _NOISE = (0.005, 0.01, 0.02, 0.05, 0.1)  # σ
 _MOMENT = (0.0, 1.0)  # whether γ may be anything but 0
 _SLOWED_MOST = 2.0  # by a moment, whatever the fit says of one that it has not seen
 _FOLDS = 6
-# A probe that is that many times as far off as the median one, in deviations (of which those at the
-# ends of a space have large ones), was disturbed: it hardly counts in the
-# fit (its noise has that many times the variance), and fully in the interval.
+# A probe that is that many times as far off as the median one, in deviations (which are large at
+# the ends of a space), was disturbed: it hardly counts in the fit (its noise has that many times
+# the variance), and fully in the interval.
 _OUTLIER, _DOUBT = 10.0, 1e4
 _ROUNDS = 3  # of choosing the prior and the outliers in turns
 
